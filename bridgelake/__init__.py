@@ -1,0 +1,14 @@
+"""bridgelake: image-caption shards in, a searchable LanceDB table out.
+
+from bridgelake import Lake
+
+lake = Lake("s3://bucket/lake", model="BridgeTower/bridgetower-large-itm-mlm-itc")
+lake.embed("s3://bucket/laion/*.tar")
+lake.search("two cats on a couch", limit=10)
+"""
+
+from bridgelake.lake import DEFAULT_MODEL, Lake
+from model.errors import ModelError
+from pipeline.errors import BridgelakeError
+
+__all__ = ["DEFAULT_MODEL", "BridgelakeError", "Lake", "ModelError"]

@@ -1,0 +1,1 @@
+"""The embedded default: a small trained BridgeTower and the scenes it understands."""

@@ -1,0 +1,85 @@
+#!/usr/bin/env python
+"""Embed image-caption shards into a LanceDB table."""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import UseAppendAction, arg
+
+from bridgelake import DEFAULT_MODEL, Lake
+from jobs.outcome import finish, show_json
+from pipeline.config import EmbedConfig, Keep, ReadConfig, RunConfig, WriteConfig
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `embed_laion.py` takes."""
+
+    input: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="URL")]
+    """File, folder, glob, brace range or fsspec URL of shards (tar or parquet); may be repeated."""
+    db: str
+    """LanceDB database: a folder, or an s3, gs or az URL."""
+    table: str = "laion"
+    """Table in the database."""
+    model: str = DEFAULT_MODEL
+    """Checkpoint: a folder, an fsspec URL or a hub id. Default: the small built-in one."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    dataset: str | None = None
+    """Name of the dataset in the rows' ids. Default: the table's name."""
+    source_root: str | None = None
+    """Folder that shard paths are relative to. Default: the deepest one common to all inputs."""
+    caption_key: str = ""
+    """Fields or columns with captions, separated by commas."""
+    image_key: str | None = None
+    """Parquet column with the pictures."""
+    keep: str = ""
+    """Metadata columns to bring along, separated by commas; name or name:type."""
+    vectors: str = "image,text,cross"
+    """Which embeddings to store."""
+    storage: str = "float16"
+    """float16 or float32."""
+    max_pixels: int = 100_000_000
+    """Pictures with more pixels are rejected from their header alone."""
+    batch_size: int = 64
+    """Pictures in one model call."""
+    device: str = "auto"
+    """Where torch computes: auto asks the cluster, gpu, or cpu."""
+    dtype: str = "auto"
+    """auto, float32 or bfloat16."""
+    num_gpus: float | None = None
+    """Share of a GPU that Ray reserves for each actor."""
+    actors: int | None = None
+    """At most this many embedding actors. Default: as many as fit."""
+    json: bool = False
+    """Print one machine-readable object on standard output."""
+
+
+def main(options: Options) -> int:
+    """Run it; 1 if a shard failed or changed."""
+    read = ReadConfig(
+        inputs=options.input,
+        image_key=options.image_key,
+        caption_keys=_list(options.caption_key),
+        keep=tuple(Keep.parse(k) for k in _list(options.keep)),
+        max_pixels=options.max_pixels,
+    )
+    write = WriteConfig(
+        options.db, options.table, options.dataset, options.source_root, _list(options.vectors), options.storage
+    )
+    embed = EmbedConfig(options.batch_size, options.device, options.dtype, options.num_gpus, options.actors)
+    lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
+    summary = lake.run(RunConfig(read, write, embed))
+    print("\n".join(summary.lines()), file=sys.stderr)
+    if options.json:
+        show_json(summary.to_dict())
+    return 0 if summary.outcome == "done" else 1
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+if __name__ == "__main__":
+    finish(Options, main, __doc__ or "")

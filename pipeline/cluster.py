@@ -1,0 +1,152 @@
+"""The Ray cluster: joining it quietly, and how a run is laid out on what it has."""
+
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from pipeline.config import EmbedConfig
+from pipeline.errors import ClusterError
+
+_SMALL = 4  # below this many CPUs, actors and readers share them
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How the stages are laid out: actors and what Ray reserves for each, and where torch computes."""
+
+    actors: int
+    reader_cpus: float
+    num_cpus: float
+    num_gpus: float
+    device: str
+    dtype: str
+    reason: str
+
+    def describe(self) -> str:
+        """One line for the person who pays for it."""
+        gpu = f" and {self.num_gpus:g} GPU" if self.num_gpus else ""
+        return (
+            f"computing on {self.device} in {self.dtype} ({self.reason}): "
+            f"up to {self.actors} actors, each with {self.num_cpus:g} CPU{gpu}"
+        )
+
+
+@contextmanager
+def joined() -> Iterator[dict[str, float]]:
+    """Join the cluster of RAY_ADDRESS, else start one here, quietly; yields its resources.
+
+    A cluster that was started here is stopped again; one that was joined before is left as it was.
+    """
+    if ray.is_initialized():
+        yield ray.cluster_resources()
+        return
+    _quieten()
+    elsewhere = os.environ.get("RAY_ADDRESS")
+    try:
+        with _native_chatter_hidden(), _own_signals():
+            ray.init(
+                # Not None: Ray would look for any cluster on this machine, and wait for one that has died.
+                address=elsewhere or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                include_dashboard=None if elsewhere else False,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        hint = "; if it uses tokens, set RAY_AUTH_MODE=token" if elsewhere and "RAY_AUTH_MODE" not in os.environ else ""
+        raise ClusterError(f"cannot join Ray at {elsewhere or 'this machine'}: {_first_line(error)}{hint}") from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _quieten() -> None:
+    """What goes wrong reaches the user as our own one line; Ray's words stay in its log files."""
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    for handler in logging.getLogger("ray.data").handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.CRITICAL)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray starts its processes by fork and exec at once, which these two cannot tell from a bare fork.
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")
+    warnings.filterwarnings("ignore", message="lancedb fork support")
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; how a job ends is the job's to say."""
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, kept)
+
+
+@contextmanager
+def _native_chatter_hidden() -> Iterator[None]:
+    """Ray's native half greets on file descriptor 2, whatever its log level; errors come as exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def lay_out(config: EmbedConfig, resources: dict[str, float]) -> Placement:
+    """Choose device and actors from what the cluster has.
+
+    Args:
+        config: what the user asked for.
+        resources: `ray.cluster_resources()`.
+
+    Raises:
+        ClusterError: a GPU was asked for and the cluster has none.
+    """
+    gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
+    if gpus == 0 and (config.device == "gpu" or config.num_gpus):
+        raise ClusterError(
+            f"--device {config.device} --num-gpus {config.num_gpus or 1:g}: the cluster has no GPU "
+            f"({cpus:g} CPUs): start Ray with one, or use --device cpu without --num-gpus"
+        )
+    on_gpu = config.device == "gpu" or (config.device == "auto" and gpus > 0)
+    share = (config.num_gpus if config.num_gpus is not None else 1.0) if on_gpu else (config.num_gpus or 0.0)
+    if on_gpu and share == 0:
+        raise ClusterError(
+            "--num-gpus 0 with a GPU: name the share that each actor takes, such as 0.5, or --device cpu"
+        )
+    # No actor has a share of two GPUs.
+    fitting = max(1, int(gpus) * int(1 / share + 1e-9) if share else int(cpus // 2))
+    actors = min(config.actors or fitting, fitting)
+    # Half of the CPUs stay with the readers, or many actors on few CPUs would wait for pictures for ever.
+    num_cpus = min(1.0 if cpus >= _SMALL else 0.5, math.floor(5000 * cpus / actors) / 10_000)
+    device, dtype = ("cuda", "bfloat16") if on_gpu else ("cpu", "float32")
+    where = (
+        f"the cluster has {gpus:g} GPUs and {cpus:g} CPUs" if config.device == "auto" else f"--device {config.device}"
+    )
+    return Placement(
+        actors=actors,
+        reader_cpus=1.0 if cpus >= 2 else 0.5,  # a single CPU is shared, or the two would wait for each other
+        num_cpus=num_cpus,
+        num_gpus=share,
+        device=device,
+        dtype=dtype if config.dtype == "auto" else config.dtype,
+        reason=where,
+    )

@@ -1,0 +1,133 @@
+"""What to read, how to embed, where to write: frozen, validated once, recorded with the run."""
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+
+from pipeline.errors import ConfigError
+
+VECTORS = ("image", "text", "cross")
+KEEP_TYPES = ("string", "int64", "float32", "float64", "bool")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_COMPANIONS = ("_rejects", "_shards", "_runs", "_takedowns")
+
+
+def _check(ok: object, option: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{option} {value!r} is not valid: allowed is {allowed}")
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """A metadata column to bring along; `type` is one of KEEP_TYPES, None until told from the data."""
+
+    name: str
+    type: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Keep":
+        """From `name` or `name:type`."""
+        name, _, kind = text.partition(":")
+        _check(bool(_NAME.fullmatch(name)), "--keep", text, "a column name, or name:type")
+        _check(kind in ("", *KEEP_TYPES), "--keep", text, f"a type of {', '.join(KEEP_TYPES)}")
+        return cls(name, kind or None)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """What to read. `inputs` are files, folders, globs, brace ranges or fsspec URLs."""
+
+    inputs: tuple[str, ...]
+    image_key: str | None = None
+    caption_keys: tuple[str, ...] = ()
+    keep: tuple[Keep, ...] = ()
+    max_pixels: int = 100_000_000
+    slice_bytes: int = 512 * 2**20
+
+    def __post_init__(self) -> None:
+        _check(bool(self.inputs), "--input", self.inputs, "at least one file, folder, glob or URL")
+        _check(self.max_pixels > 0, "--max-pixels", self.max_pixels, "a number above 0")
+        _check(self.slice_bytes > 0, "slice_bytes", self.slice_bytes, "a number above 0")
+        names = [k.name.lower() for k in self.keep]
+        _check(len(names) == len(set(names)), "--keep", ",".join(names), "each column once")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedConfig:
+    """How to embed. `batch_size` is images per model call; `actors` None means as many as fit."""
+
+    batch_size: int = 64
+    device: str = "auto"
+    dtype: str = "auto"
+    num_gpus: float | None = None
+    actors: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size > 0, "--batch-size", self.batch_size, "a number above 0")
+        _check(self.device in ("auto", "gpu", "cpu"), "--device", self.device, "auto, gpu or cpu")
+        _check(self.dtype in ("auto", "float32", "bfloat16"), "--dtype", self.dtype, "auto, float32 or bfloat16")
+        _check(
+            self.num_gpus is None or 0 <= self.num_gpus <= 1,
+            "--num-gpus",
+            self.num_gpus,
+            "a share of a GPU for each actor, from 0 to 1",
+        )
+        _check(self.actors is None or self.actors > 0, "--actors", self.actors, "a number above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class WriteConfig:
+    """Where to write: the LanceDB database `db`, the table in it, and the dataset's name and root."""
+
+    db: str
+    table: str = "laion"
+    dataset: str | None = None
+    source_root: str | None = None
+    vectors: tuple[str, ...] = VECTORS
+    storage: str = "float16"
+    commit_seconds: float = 10.0
+    fragment_rows: int = 10_000
+
+    def __post_init__(self) -> None:
+        _check(bool(_NAME.fullmatch(self.table)), "--table", self.table, "a letter, then letters, digits and _")
+        _check(
+            not self.table.endswith(_COMPANIONS),
+            "--table",
+            self.table,
+            f"a name that does not end in {', '.join(_COMPANIONS)}, which a table's companions have",
+        )
+        known = bool(self.vectors) and set(self.vectors) <= set(VECTORS)
+        once = len(self.vectors) == len(set(self.vectors))
+        _check(known and once, "--vectors", ",".join(self.vectors), f"some of {', '.join(VECTORS)}, each once")
+        _check(self.storage in ("float16", "float32"), "--storage", self.storage, "float16 or float32")
+        _check(self.commit_seconds >= 0, "commit_seconds", self.commit_seconds, "0 or more")
+        _check(self.fragment_rows > 0, "fragment_rows", self.fragment_rows, "a number above 0")
+
+    @property
+    def dataset_name(self) -> str:
+        """The dataset's name in every row id; the table's name unless told otherwise."""
+        return self.dataset or self.table
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What makes two embeddings comparable. Stored in the table; another one is refused."""
+
+    weights: str
+    checkpoint: str
+    revision: str
+    preprocessing: str
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One run, as recorded in `<table>_runs`."""
+
+    read: ReadConfig
+    write: WriteConfig
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+
+    def to_json(self) -> str:
+        """The whole configuration as JSON text; it holds no credentials by construction."""
+        return json.dumps(asdict(self), sort_keys=True)

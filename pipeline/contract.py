@@ -1,0 +1,72 @@
+"""What `<table>` is made of and made with: its columns, and the embedding contract in its schema's metadata."""
+
+import json
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from pipeline.config import Contract
+from pipeline.errors import ContractError
+
+CONTRACT_KEY = b"bridgelake.contract"
+STORED_KEY = b"bridgelake.stored"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The schema of `<table>` with the embedding contract in its metadata."""
+
+    schema: pa.Schema
+    contract: Contract
+
+    @property
+    def with_metadata(self) -> pa.Schema:
+        """The schema as it is stored."""
+        vectors = [f.name for f in self.schema if pa.types.is_fixed_size_list(f.type)]
+        storage = {str(self.schema.field(v).type.value_type) for v in vectors}
+        stored = {"vectors": vectors, "storage": sorted(storage)}
+        return self.schema.with_metadata(
+            {
+                CONTRACT_KEY: json.dumps(asdict(self.contract), sort_keys=True),
+                STORED_KEY: json.dumps(stored, sort_keys=True),
+            }
+        )
+
+
+def contract_of(where: str, schema: pa.Schema) -> Contract:
+    """The embedding contract that the table at `where` was made with."""
+    metadata = schema.metadata or {}
+    if CONTRACT_KEY not in metadata:
+        raise ContractError(
+            f"{where} was not made by bridgelake (its schema has no embedding contract): "
+            "name another table with --table"
+        )
+    return Contract(**json.loads(metadata[CONTRACT_KEY]))
+
+
+def require_contract(where: str, table: Contract, other: Contract) -> None:
+    """Refuse another embedding contract, showing both line by line."""
+    its, mine = asdict(table), asdict(other)
+    # The same weights under another path or name are the same embeddings.
+    if all(its[k] == mine[k] for k in its if k not in ("checkpoint", "revision")):
+        return
+    lines = "".join(f"\n  {k}: the table has {its[k]!r}, this model {mine[k]!r}" for k in its if its[k] != mine[k])
+    raise ContractError(
+        f"{where} was made with another model or preprocessing:{lines}\n"
+        "  use the model it was made with, or another --table"
+    )
+
+
+def require_columns(where: str, table: pa.Schema, other: pa.Schema) -> None:
+    """Refuse to write other columns than the table has, naming those that differ."""
+    theirs, ours = ([(f.name, f.type) for f in s] for s in (table, other))
+    if ours == theirs:
+        return
+    have, want = ({f"{name} {kind}" for name, kind in s} for s in (theirs, ours))
+    if have == want:
+        why = f"its columns in another order: {', '.join(table.names)}"
+    else:
+        why = f"other columns: only in the table {sorted(have - want)}, only in the run {sorted(want - have)}"
+    raise ContractError(
+        f"{where} has {why}: use the same --vectors, --storage and --keep as before, or another --table"
+    )

@@ -1,0 +1,55 @@
+"""Hits as a table on a terminal. Captions may hold anything: none of it is taken for markup or control codes."""
+
+import os
+import sys
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.hits import Hit, Hits
+from pipeline.plain import plain
+
+_PIPED_WIDTH = 140  # where there is no terminal to ask
+_CAPTION = 160
+
+
+def show_hits(hits: Hits, stream: TextIO | None = None) -> None:
+    """Print hits on standard output, or `stream`."""
+    stream = stream or sys.stdout
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that knows only ASCII still gets an answer
+    known = stream.isatty() or "COLUMNS" in os.environ
+    console = Console(file=stream, width=None if known else _PIPED_WIDTH, highlight=False)
+    asked = Text.assemble((plain(hits.title, 120), "bold"), (f"  {plain(hits.detail)}" if hits.detail else "", "dim"))
+    console.print(asked)
+    console.print(
+        hits_table(hits) if len(hits) else Text("no hits" + (": no row meets --where" if hits.detail else ""))
+    )
+
+
+def hits_table(hits: Hits) -> Table:
+    """The hits as a rich table."""
+    found = hits.shown()
+    reranked = any(hit.itm is not None or hit.error for hit in found)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", justify="right", style="dim")
+    table.add_column("cosine", justify="right")
+    if reranked:
+        table.add_column("itm", justify="right", style="bold")
+    table.add_column("caption", ratio=1, min_width=24)
+    table.add_column("key", overflow="fold", style="dim")
+    table.add_column("shard", overflow="fold", style="dim")
+    table.add_column("size", style="dim", no_wrap=True)
+    for hit in found:
+        itm = [Text("-" if hit.itm is None else f"{hit.itm:.3f}")] if reranked else []
+        names = (Text(hit.key), Text(hit.shard), Text(hit.size))
+        table.add_row(Text(str(hit.rank)), Text(f"{hit.cosine:.3f}"), *itm, _caption(hit), *names)
+    return table
+
+
+def _caption(hit: Hit) -> Text:
+    text = Text(plain(hit.caption, _CAPTION))
+    return text.append(f"\n{hit.error}", style="red") if hit.error else text

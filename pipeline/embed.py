@@ -1,0 +1,188 @@
+"""What the data plane asks of a model, and a batch of prepared samples -> vectors and scores, or rejects."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import Contract, Keep
+from pipeline.errors import ContractError, RejectReason, Stage
+from pipeline.schema import EMBEDDING_COLUMNS, Kind, embedded_schema
+
+UNIT_TOLERANCE = 1e-5  # of a vector's length, in float32; a NaN fails the comparison too
+
+Pixels = npt.NDArray[np.uint8]
+Vectors = npt.NDArray[np.float32]
+
+
+class Preparer(Protocol):
+    """Pictures and captions -> a model's inputs; runs in CPU tasks, without torch."""
+
+    def fits(self, height: int, width: int) -> bool:
+        """Whether a picture of this size can be resized without a side vanishing."""
+        ...
+
+    def picture(self, rgb: Pixels) -> Pixels:
+        """RGB (height, width, 3) -> the model's square (size, size, 3), both uint8."""
+        ...
+
+    def captions(self, texts: list[str]) -> list[tuple[list[int], bool]]:
+        """Token ids of each caption, and whether it was cut to the model's limit."""
+        ...
+
+
+class Embeddings(Protocol):
+    """What one pass gives for P pairs; vectors are (P, dimension) float32 of unit length."""
+
+    @property
+    def image(self) -> Vectors: ...
+    @property
+    def text(self) -> Vectors: ...
+    @property
+    def cross(self) -> Vectors: ...
+    @property
+    def itc_score(self) -> Vectors: ...
+    @property
+    def itm_score(self) -> Vectors: ...
+
+
+class Embedder(Protocol):
+    """The model in an actor."""
+
+    def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
+        """Embed P pairs of N pictures.
+
+        Args:
+            pixels: (N, size, size, 3) uint8.
+            token_ids: P captions, unpadded.
+            image_of: for each of the P captions, which of the N pictures it belongs to.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the data plane knows of a model: its contract, and how a worker makes its two halves."""
+
+    contract: Contract
+    make_preparer: Callable[[], Preparer]
+    make_embedder: Callable[[str, str, int], Embedder]  # (device, dtype, batch size), called inside the actor
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How embedded pairs are laid out: which vectors, their dimension and storage type, and kept columns."""
+
+    vectors: tuple[str, ...]
+    dimension: int
+    storage: str
+    keep: tuple[Keep, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the batches that leave the actors."""
+        return embedded_schema(self.keep, self.vectors, self.dimension, self.storage)
+
+
+def embed_batch(batch: pa.Table, embedder: Embedder, stored: Stored, batch_size: int) -> pa.Table:
+    """Embed the samples of a batch; its rejects and end records pass through.
+
+    Args:
+        batch: rows in `schema.prepared_schema`; samples of any slices, mixed.
+        embedder: the model.
+        stored: the layout of the rows to make.
+        batch_size: pictures in one model call, at most.
+
+    Returns:
+        Rows in `stored.schema`: a pair or a reject for each caption, what passed through, and for
+        each model call one record of its pairs and seconds.
+    """
+    is_sample = pc.equal(batch["kind"], Kind.SAMPLE)
+    samples = batch.filter(is_sample).combine_chunks()
+    parts = [_conform(batch.filter(pc.invert(is_sample)), stored.schema)]
+    calls = -(-samples.num_rows // batch_size)
+    for i in range(calls):  # calls of equal size: a full one and a tiny one would waste the second
+        start, stop = (samples.num_rows * k // calls for k in (i, i + 1))
+        parts += _call(samples.slice(start, stop - start), embedder, stored)
+    return pa.concat_tables(parts)
+
+
+def _call(samples: pa.Table, embedder: Embedder, stored: Stored) -> list[pa.Table]:
+    """One model call: its pairs, and its record."""
+    pixels = np.stack([_square(value) for value in samples["pixels"]])
+    captions = pc.list_flatten(samples["captions"])
+    image_of = pc.list_parent_indices(samples["captions"]).to_numpy()
+    token_ids = pc.struct_field(captions, "token_ids").to_pylist()
+    began = time.perf_counter()
+    embeddings = embedder.embed(pixels, token_ids, image_of.tolist())
+    seconds = time.perf_counter() - began
+    record = pa.table({"kind": [str(Kind.CALL)], "pairs": [len(image_of)], "seconds": [seconds]})
+    _require_shapes(embeddings, len(image_of), stored.dimension)
+    columns = [name for name in samples.column_names if name in stored.schema.names]  # not the pixels
+    pairs = _pairs(samples.select(columns).take(pa.array(image_of)), captions, embeddings, stored)
+    return [pairs, _conform(record, stored.schema)]
+
+
+def _square(value: pa.Scalar) -> Pixels:
+    flat = np.frombuffer(value.as_buffer(), dtype=np.uint8)
+    side = math.isqrt(len(flat) // 3)
+    return flat.reshape(side, side, 3)
+
+
+def _pairs(of_image: pa.Table, captions: pa.ChunkedArray, embeddings: Embeddings, stored: Stored) -> pa.Table:
+    problems = [_problem(getattr(embeddings, v), f"{v}_embedding") for v in ("image", "text", "cross")]
+    problems += [_unscored(getattr(embeddings, s), s) for s in ("itc_score", "itm_score")]
+    detail = [next((p[i] for p in problems if p[i]), None) for i in range(of_image.num_rows)]
+    bad = pa.array([d is not None for d in detail])
+    columns = {name: of_image[name] for name in of_image.column_names}
+    for name in ("position", "caption_index", "caption", "truncated"):
+        columns[name] = pc.struct_field(captions, name)
+    columns["kind"] = pc.if_else(bad, Kind.REJECT, Kind.PAIR)
+    columns["detail"] = pa.array(detail, pa.string())
+    columns["reason"] = pc.if_else(bad, RejectReason.NOT_FINITE, pa.scalar(None, pa.string()))
+    columns["stage"] = pc.if_else(bad, Stage.EMBED, pa.scalar(None, pa.string()))
+    for vector in stored.vectors:
+        columns[EMBEDDING_COLUMNS[vector]] = _fixed_size_list(getattr(embeddings, vector), stored.storage)
+    columns["itc_score"] = pa.array(embeddings.itc_score, pa.float32())
+    columns["itm_score"] = pa.array(embeddings.itm_score, pa.float32())
+    return _conform(pa.table(columns), stored.schema)
+
+
+def _require_shapes(embeddings: Embeddings, pairs: int, dimension: int) -> None:
+    """Refuse a model that is not the one of the contract, before anything of it is kept."""
+    for name in EMBEDDING_COLUMNS:
+        if (shape := getattr(embeddings, name).shape) != (pairs, dimension):
+            raise ContractError(
+                f"the model gave {EMBEDDING_COLUMNS[name]} of shape {shape} for {pairs} pairs of dimension "
+                f"{dimension}: it is not the one that the table's contract names"
+            )
+
+
+def _problem(vectors: Vectors, name: str) -> list[str | None]:
+    """What is wrong with each vector, if anything: finite and of unit length is what we store."""
+    norms = np.linalg.norm(vectors, axis=1)
+    return [None if abs(n - 1) <= UNIT_TOLERANCE else f"{name} has length {n}, not 1" for n in norms]
+
+
+def _unscored(scores: Vectors, name: str) -> list[str | None]:
+    return [None if math.isfinite(s) else f"{name} is {s}" for s in scores]
+
+
+def _fixed_size_list(vectors: Vectors, storage: str) -> pa.Array:
+    values = pa.array(vectors.astype(storage).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The same rows with the columns of `schema`, null where the table lacks them."""
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)

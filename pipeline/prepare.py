@@ -1,0 +1,105 @@
+"""A slice -> tables of prepared samples, rejects and one end record: the CPU half of the work."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config import ReadConfig
+from pipeline.decode import Rejected, decode
+from pipeline.embed import Preparer
+from pipeline.errors import RejectReason, ShardError, Stage
+from pipeline.read import Caption, Place, Reject, Sample, read_slice
+from pipeline.schema import Kind, prepared_schema
+from pipeline.shards import Slice
+from pipeline.storage import explain
+
+_TABLE_BYTES = 16 * 2**20
+_TABLE_ROWS = 64
+
+Row = dict[str, Any]
+
+
+def prepare_slice(slice: Slice, attempt: str, config: ReadConfig, preparer: Preparer) -> Iterator[pa.Table]:
+    """Read, decode and prepare a slice; the last row is its end record.
+
+    A shard that cannot be read to its end is an end record with the error in `detail` and null `pairs`, never
+    an exception: the other shards go on.
+    """
+    schema = prepared_schema(config.keep)
+    where = {"slice": slice.name, "attempt": attempt, "shard": slice.shard.path}
+    rows: list[Row] = []
+    pairs, size, seconds, clock = 0, 0, 0.0, time.perf_counter()
+    end: Row = {"kind": Kind.END}
+    try:
+        for read in read_slice(slice, config):
+            rows += [_reject_row(read)] if isinstance(read, Reject) else _prepared(read, config, preparer)
+            pairs += 1 if isinstance(read, Reject) else len(read.captions)
+            size += len(rows[-1].get("pixels") or b"")
+            if size >= _TABLE_BYTES or len(rows) >= _TABLE_ROWS:
+                seconds += time.perf_counter() - clock
+                yield _table(rows, where, schema)
+                rows, size, clock = [], 0, time.perf_counter()
+        end["pairs"] = pairs
+    except ShardError as error:
+        end["detail"] = str(error)
+    except Exception as error:  # noqa: BLE001  # whatever it is, this shard is named, and does not stop the others
+        rows, end["detail"] = [], f"{slice.shard.uri}: {explain(error)}"
+    end["seconds"] = seconds + time.perf_counter() - clock
+    yield _table([*rows, end], where, schema)
+
+
+def _table(rows: list[Row], where: Row, schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([row | where for row in rows], schema=schema)
+
+
+def _prepared(sample: Sample, config: ReadConfig, preparer: Preparer) -> list[Row]:
+    """The sample's row, or a reject row for each of its captions."""
+    try:
+        rgb = decode(sample.image, config.max_pixels).rgb
+        height, width = rgb.shape[:2]
+        if not preparer.fits(height, width):
+            raise Rejected(RejectReason.EXTREME_ASPECT, f"{width} x {height}: a side would be resized to nothing")
+    except Rejected as error:
+        return [_reject_row(_rejected(sample, caption, error)) for caption in sample.captions]
+    square = np.ascontiguousarray(preparer.picture(rgb))
+    tokens = preparer.captions([c.text for c in sample.captions])
+    captions = [
+        {"position": c.position, "caption_index": c.index, "caption": c.text, "token_ids": ids, "truncated": cut}
+        for c, (ids, cut) in zip(sample.captions, tokens, strict=True)
+    ]
+    return [
+        {
+            "kind": Kind.SAMPLE,
+            "position": sample.position,
+            "key": sample.key,
+            "url": sample.url,
+            "width": width,
+            "height": height,
+            "sha256": hashlib.sha256(sample.image).hexdigest(),
+            "metadata": sample.metadata,
+            "pixels": square.tobytes(),
+            "captions": captions,
+        }
+        | _place(sample.place)
+        | sample.keep
+    ]
+
+
+def _rejected(sample: Sample, caption: Caption, error: Rejected) -> Reject:
+    where = (caption.position, sample.key, caption.index, caption.text, sample.url, sample.place)
+    return Reject(*where, Stage.DECODE, error.reason, error.detail)
+
+
+def _reject_row(reject: Reject) -> Row:
+    row = {n: getattr(reject, n) for n in ("position", "key", "caption_index", "caption", "url")}
+    told = {"stage": reject.stage, "reason": reject.reason, "detail": reject.detail}
+    return {"kind": Kind.REJECT} | row | _place(reject.place) | told
+
+
+def _place(place: Place) -> Row:
+    return asdict(place)

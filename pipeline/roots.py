@@ -1,0 +1,27 @@
+"""Where each dataset's shards lie, asked by readers: nothing is absorbed or written."""
+
+from contextlib import suppress
+
+import pyarrow.compute as pc
+
+from pipeline.errors import TableError
+from pipeline.table import Database, Rows
+
+
+def source_roots(database: Database) -> dict[str, str]:
+    """Dataset -> root of its shards, as its latest run had it.
+
+    Read from the ledger, and from the commits that no run has written down there yet.
+    """
+    roots: dict[str, str] = {}
+    absorbed = 0
+    if (ledger := database.open("shards")) is not None:
+        known = database.scan("shards", ledger, ["dataset", "root", "version"])
+        roots = dict(zip(known["dataset"].to_pylist(), known["root"].to_pylist(), strict=True))
+        absorbed = pc.max(known["version"]).as_py() or 0
+    if (table := Rows.open(database)) is not None:
+        # Versions that were cleaned up had been absorbed, or a run will say so; a query does without them.
+        with suppress(TableError):
+            for _, records in table.commits_since(absorbed):
+                roots |= {record["dataset"]: record["root"] for record in records}
+    return roots

@@ -1,0 +1,66 @@
+"""What a run did, for a person, for `--json` and for its record."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.progress import duration
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did. `outcome` is done, incomplete, failed or interrupted."""
+
+    run_id: str
+    outcome: str
+    table: str
+    shards: int
+    skipped: int
+    committed: int
+    elsewhere: int
+    failures: dict[str, str]
+    changed: tuple[str, ...]
+    vanished: tuple[str, ...]
+    rows: int
+    rejects: dict[str, int]
+    truncated: int
+    seconds: float
+    busy: dict[str, float]
+    calls: int
+    pairs_per_call: float
+    commits: int
+    version: int
+
+    @property
+    def pairs(self) -> int:
+        """Pairs read and committed: rows and rejects."""
+        return self.rows + sum(self.rejects.values())
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Over the whole run, its start included."""
+        return self.pairs / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json` and the run record."""
+        return {**asdict(self), "pairs": self.pairs, "pairs_per_second": round(self.pairs_per_second, 2)}
+
+    def lines(self) -> list[str]:
+        """As a person reads it."""
+        rejects = ", ".join(f"{reason} {n}" for reason, n in sorted(self.rejects.items())) or "none"
+        busy = self.busy
+        total = sum(busy.values()) or 1.0
+        share = ", ".join(f"{stage} {seconds:.1f} s ({seconds / total:.0%})" for stage, seconds in busy.items())
+        lines = [
+            f"rows {self.rows}   rejects {sum(self.rejects.values())} ({rejects})   captions cut {self.truncated}",
+            f"took {duration(self.seconds)}   {self.pairs_per_second:.1f} pairs/s   "
+            f"{self.calls} model calls of {self.pairs_per_call:.1f} pairs",
+            f"busy: {share}",
+            f"{self.table} is at version {self.version}, {self.commits} commits by this run",
+        ]
+        lines += [
+            f"failed: {error}" if name in error else f"failed: {name}: {error}" for name, error in self.failures.items()
+        ]
+        if self.elsewhere:
+            lines.append(f"committed by another job first: {self.elsewhere} slices")
+        lines += [f"changed since it was embedded, its rows left as they were: {name}" for name in self.changed]
+        return lines

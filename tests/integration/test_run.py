@@ -1,0 +1,176 @@
+"""The whole run on Ray, with a small random checkpoint loaded as any other is."""
+
+import json
+from pathlib import Path
+
+import lance
+import lancedb
+import numpy as np
+import pandas as pd
+import pytest
+
+from bridgelake import Lake
+from pipeline import stages
+from pipeline.config import EmbedConfig, Keep, ReadConfig, RunConfig, WriteConfig
+from pipeline.errors import ContractError, InputError
+from pipeline.progress import Counts
+from pipeline.summary import Summary
+from tests import checkpoints
+from tests.shards import members, picture, tar_bytes, write_parquet, write_tar
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+class Quiet:
+    """An observer that remembers the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def update(self, counts: Counts) -> None:
+        assert 0 <= counts.shards <= counts.of_shards
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.write(tmp_path_factory.mktemp("checkpoint"), checkpoints.config())
+
+
+def run(folder: Path, checkpoint: Path, *inputs: Path, read: dict | None = None, **write: object) -> Summary:
+    config = RunConfig(
+        ReadConfig(tuple(str(i) for i in inputs), **(read or {})),
+        WriteConfig(str(folder / "lake"), **write),  # type: ignore[arg-type]
+        EmbedConfig(batch_size=16),
+    )
+    return Lake(config.write.db, config.write.table, model=str(checkpoint)).run(config, Quiet())
+
+
+def table(folder: Path, name: str = "laion") -> pd.DataFrame:
+    return lancedb.connect(folder / "lake").open_table(name).to_pandas()
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    broken = [(n, d[:200] if n == "00013.jpg" else d) for n, d in members(10, start=10)]
+    several = json.dumps({"caption": ["one", "two", "three"]}).encode()
+    write_tar(folder / "00000.tar", [*members(10), ("extra.png", picture(99, kind="PNG")), ("extra.json", several)])
+    write_tar(folder / "00001.tar", [m for m in broken if m[0] not in ("00015.txt", "00015.json")])
+    (folder / "00002.tar").write_bytes(tar_bytes(members(10, start=20))[:8000])
+    return folder
+
+
+def test_run_counts_add_up_and_a_second_run_does_only_what_is_left(
+    tmp_path: Path, shards: Path, checkpoint: Path
+) -> None:
+    first = run(tmp_path, checkpoint, shards)
+    assert (first.rows, first.rejects) == (13 + 8, {"truncated": 1, "no_caption": 1})
+    assert (first.outcome, list(first.failures)) == ("incomplete", ["00002.tar"])
+    rows, rejects, ledger = table(tmp_path), table(tmp_path, "laion_rejects"), table(tmp_path, "laion_shards")
+    assert rows["id"].is_unique
+    assert len(rows) == 21
+    assert sorted(rejects["key"]) == ["00013", "00015"]
+    assert (ledger["read"] == ledger["embedded"] + ledger["rejected"] + ledger["taken_down"]).all()
+    assert list(ledger[ledger["outcome"] == "failed"]["slice"]) == ["00002.tar"]
+    extra = rows[rows["key"] == "extra"]
+    assert (sorted(extra["caption"]), extra["sha256"].nunique()) == (["one", "three", "two"], 1)
+
+    write_tar(shards / "00002.tar", members(10, start=20))
+    second = run(tmp_path, checkpoint, shards)
+    assert (second.skipped, second.committed, second.rows, second.outcome) == (2, 1, 10, "done")
+    third = run(tmp_path, checkpoint, shards)
+    assert (third.skipped, third.committed, third.rows, third.outcome) == (3, 0, 0, "done")
+    assert table(tmp_path)["id"].nunique() == len(table(tmp_path)) == 31
+    assert list(table(tmp_path, "laion_runs")["outcome"]) == ["incomplete", "done"]
+
+
+def test_run_ids_are_the_same_whatever_the_order_of_the_inputs(tmp_path: Path, shards: Path, checkpoint: Path) -> None:
+    run(tmp_path / "a", checkpoint, shards / "00000.tar", shards / "00001.tar")
+    run(tmp_path / "b", checkpoint, shards / "00001.tar", shards / "00000.tar")
+    a, b = (table(tmp_path / n).set_index("id").sort_index() for n in "ab")
+    assert list(a.index) == list(b.index)
+    for column in ("image_embedding", "text_embedding", "cross_embedding"):
+        np.testing.assert_allclose(np.stack(a[column]), np.stack(b[column]), atol=2e-3)
+
+
+def test_run_vectors_are_of_unit_length_and_scores_belong_to_them(
+    tmp_path: Path, shards: Path, checkpoint: Path
+) -> None:
+    run(tmp_path, checkpoint, shards / "00000.tar")
+    rows = table(tmp_path)
+    image, text = (np.stack(rows[c]).astype(np.float32) for c in ("image_embedding", "text_embedding"))
+    np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, atol=2e-3)
+    np.testing.assert_allclose((image * text).sum(axis=1), rows["itc_score"], atol=2e-3)
+    assert rows["itm_score"].between(0, 1).all()
+
+
+def test_run_keeps_typed_columns_and_reads_a_parquet_in_slices(tmp_path: Path, checkpoint: Path) -> None:
+    count = 40
+    columns = {
+        "key": [f"k{i}" for i in range(count)],
+        "jpg": [picture(i) for i in range(count)],
+        "caption": [f"caption {i}" for i in range(count)],
+        "Similarity": [i / 8 for i in range(count)],
+    }
+    write_parquet(tmp_path / "part.parquet", columns, group_rows=10)
+    read = {"keep": (Keep("similarity"),), "slice_bytes": 20_000}
+    summary = run(tmp_path, checkpoint, tmp_path / "part.parquet", read=read, fragment_rows=8)
+    rows = table(tmp_path).sort_values("similarity")
+    assert summary.shards == len(table(tmp_path, "laion_shards")) > 1
+    assert list(rows["similarity"]) == columns["Similarity"]
+    assert list(rows["key"]) == columns["key"]
+
+
+def test_run_writes_a_large_slice_in_several_fragments_exactly_once(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "_BLOCK_BYTES", 200_000)  # some 15 pictures
+    write_tar(tmp_path / "large.tar", members(150))
+    summary = run(tmp_path, checkpoint, tmp_path / "large.tar", fragment_rows=64)
+    assert summary.rows == 150
+    assert sorted(table(tmp_path)["key"]) == [f"{i:05d}" for i in range(150)]
+    assert 1 < len(lance.dataset(f"{tmp_path}/lake/laion.lance").get_fragments()) <= 3
+
+
+def test_run_fills_the_models_batches_from_small_shards(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "small").mkdir()
+    for i in range(20):
+        write_tar(tmp_path / "small" / f"{i:05d}.tar", members(10, start=i * 10))
+    summary = run(tmp_path, checkpoint, tmp_path / "small")
+    assert summary.rows == 200
+    assert summary.pairs_per_call > 10  # more than a shard holds; the batch is 16
+
+
+def test_run_refuses_another_model_and_shows_both(tmp_path: Path, shards: Path, checkpoint: Path) -> None:
+    run(tmp_path, checkpoint, shards / "00000.tar")
+    other = checkpoints.write(tmp_path / "other", checkpoints.config(contrastive_hidden_size=32))
+    with pytest.raises(ContractError, match="dimension: the table has 48, this model 32"):
+        run(tmp_path, other, shards / "00001.tar")
+
+
+def test_run_without_a_sample_says_what_was_looked_for(tmp_path: Path, checkpoint: Path) -> None:
+    write_tar(tmp_path / "empty.tar", [])
+    for _ in range(2):  # the second time, too, when the slice is in the ledger
+        with pytest.raises(InputError, match=r"no sample in 1 shards .*looked for pictures"):
+            run(tmp_path, checkpoint, tmp_path / "empty.tar")
+
+
+def test_run_on_laions_metadata_names_img2dataset(tmp_path: Path, checkpoint: Path) -> None:
+    write_parquet(tmp_path / "meta.parquet", {"URL": ["http://x/1.jpg"], "TEXT": ["a cat"]})
+    summary = run(tmp_path, checkpoint, tmp_path / "meta.parquet")
+    assert summary.outcome == "incomplete"
+    assert "img2dataset" in summary.failures["meta.parquet"]
+
+
+def test_run_of_only_rejects_commits_the_slice(tmp_path: Path, checkpoint: Path) -> None:
+    write_tar(tmp_path / "bad.tar", [("a.jpg", b"no picture"), ("a.txt", b"a caption")])
+    summary = run(tmp_path, checkpoint, tmp_path / "bad.tar")
+    assert (summary.rows, summary.rejects, summary.outcome) == (0, {"undecodable": 1}, "done")
+    assert run(tmp_path, checkpoint, tmp_path / "bad.tar").skipped == 1

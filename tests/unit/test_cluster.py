@@ -1,0 +1,73 @@
+"""How a run is laid out on what the cluster has: a pure function of the options and the resources."""
+
+import pytest
+
+from pipeline.cluster import lay_out
+from pipeline.config import EmbedConfig
+from pipeline.errors import ClusterError
+
+
+def cluster(cpus: float, gpus: float = 0) -> dict[str, float]:
+    return {"CPU": cpus, "memory": 1e9} | ({"GPU": gpus} if gpus else {})
+
+
+@pytest.mark.parametrize(
+    ("config", "resources", "device", "dtype", "actors", "gpus"),
+    [
+        (EmbedConfig(), cluster(8), "cpu", "float32", 4, 0),
+        (EmbedConfig(), cluster(8, 2), "cuda", "bfloat16", 2, 1),
+        (EmbedConfig(num_gpus=0.5), cluster(8, 2), "cuda", "bfloat16", 4, 0.5),
+        (EmbedConfig(num_gpus=0.3), cluster(8, 1), "cuda", "bfloat16", 3, 0.3),
+        (EmbedConfig(num_gpus=0.6), cluster(8, 2), "cuda", "bfloat16", 2, 0.6),
+        (EmbedConfig(num_gpus=0.1), cluster(64, 1), "cuda", "bfloat16", 10, 0.1),
+        (EmbedConfig(device="gpu"), cluster(8, 1), "cuda", "bfloat16", 1, 1),
+        (EmbedConfig(device="cpu"), cluster(8, 2), "cpu", "float32", 4, 0),
+        (EmbedConfig(device="cpu", num_gpus=0.5), cluster(8, 2), "cpu", "float32", 4, 0.5),
+        (EmbedConfig(num_gpus=0), cluster(8), "cpu", "float32", 4, 0),
+        (EmbedConfig(dtype="float32"), cluster(8, 1), "cuda", "float32", 1, 1),
+        (EmbedConfig(dtype="bfloat16"), cluster(8), "cpu", "bfloat16", 4, 0),
+        (EmbedConfig(actors=1), cluster(8, 2), "cuda", "bfloat16", 1, 1),
+        (EmbedConfig(actors=9), cluster(8, 2), "cuda", "bfloat16", 2, 1),
+    ],
+)
+def test_layout_follows_the_options_and_what_the_cluster_has(
+    config: EmbedConfig, resources: dict[str, float], device: str, dtype: str, actors: int, gpus: float
+) -> None:
+    layout = lay_out(config, resources)
+    assert (layout.device, layout.dtype, layout.actors, layout.num_gpus) == (device, dtype, actors, gpus)
+
+
+@pytest.mark.parametrize(
+    "config", [EmbedConfig(device="gpu"), EmbedConfig(num_gpus=0.5), EmbedConfig(device="cpu", num_gpus=1)]
+)
+def test_layout_refuses_a_gpu_that_the_cluster_lacks_and_says_what_to_do(config: EmbedConfig) -> None:
+    with pytest.raises(
+        ClusterError, match=r"the cluster has no GPU \(8 CPUs\): start Ray with one, or use --device cpu"
+    ):
+        lay_out(config, cluster(8))
+
+
+def test_layout_refuses_a_gpu_of_which_an_actor_takes_nothing() -> None:
+    with pytest.raises(ClusterError, match="--num-gpus 0 with a GPU: name the share"):
+        lay_out(EmbedConfig(num_gpus=0), cluster(8, 1))
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 5, 16, 64])
+@pytest.mark.parametrize("gpus", [0, 1, 8])
+@pytest.mark.parametrize("share", [None, 0.05, 0.5])
+def test_layout_leaves_a_reader_room_beside_all_actors(cpus: int, gpus: int, share: float | None) -> None:
+    """Else the actors would wait for pictures, and the readers for CPUs, for ever."""
+    if share and not gpus:
+        return
+    layout = lay_out(EmbedConfig(num_gpus=share), cluster(cpus, gpus))
+    assert layout.num_cpus > 0
+    assert layout.actors * layout.num_cpus + layout.reader_cpus <= cpus + 1e-9
+    assert layout.actors * layout.num_gpus <= gpus + 1e-9
+
+
+def test_layout_says_where_it_computes_and_why() -> None:
+    line = lay_out(EmbedConfig(num_gpus=0.5), cluster(8, 1)).describe()
+    assert line == (
+        "computing on cuda in bfloat16 (the cluster has 1 GPUs and 8 CPUs): up to 2 actors, each with 1 CPU and 0.5 GPU"
+    )
+    assert "(--device cpu)" in lay_out(EmbedConfig(device="cpu"), cluster(8, 1)).describe()

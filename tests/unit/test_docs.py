@@ -1,0 +1,34 @@
+"""The README is true: its file tree is the files, each with the first line of its docstring."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+FOLDERS = ("bridgelake", "pipeline", "model", "jobs", "demo", "bench")
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def line(path: Path) -> str:
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return f"  {path.name:16} {doc.splitlines()[0]}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_readme_file_tree_is_the_files(folder: str) -> None:
+    wanted = [line(path) for path in sorted((REPOSITORY / folder).glob("*.py"))]
+    found = re.search(rf"^{folder}/.*\n((?:  .*\n)+)", README, re.MULTILINE)
+    assert found, f"{folder} is missing"
+    assert [one for one in found[1].splitlines() if one.split()[0].endswith(".py")] == wanted
+
+
+def test_readme_commands_name_scripts_and_options_that_exist() -> None:
+    from jobs import embed_laion, query
+
+    known = {"embed_laion.py": embed_laion.Options, "query.py": query.Options}
+    for script, options in re.findall(r"python jobs/(\w+\.py)((?:[^\n]*\\\n)*[^\n]*)", README):
+        names = {name.replace("_", "-") for name in known[script].__dataclass_fields__} | {"help"}
+        assert {flag for flag in re.findall(r"--([a-z-]+)", options) if flag not in ("working-dir",)} <= names, script

@@ -1,0 +1,64 @@
+"""What a run says at its end."""
+
+import json
+from dataclasses import replace
+
+from pipeline.summary import Summary
+
+SUMMARY = Summary(
+    run_id="r",
+    outcome="done",
+    table="/lake/laion.lance",
+    shards=5,
+    skipped=1,
+    committed=4,
+    elsewhere=0,
+    failures={},
+    changed=(),
+    vanished=(),
+    rows=90,
+    rejects={"truncated": 4, "no_caption": 6},
+    truncated=2,
+    seconds=50.0,
+    busy={"read": 10.0, "infer": 30.0, "write": 0.0},
+    calls=9,
+    pairs_per_call=10.0,
+    commits=3,
+    version=7,
+)
+
+
+def test_summary_counts_pairs_and_their_rate() -> None:
+    assert (SUMMARY.pairs, SUMMARY.pairs_per_second) == (100, 2.0)
+    assert replace(SUMMARY, seconds=0.0).pairs_per_second == 0.0
+
+
+def test_summary_reads_as_a_person_wants_it() -> None:
+    assert SUMMARY.lines() == [
+        "rows 90   rejects 10 (no_caption 6, truncated 4)   captions cut 2",
+        "took 50s   2.0 pairs/s   9 model calls of 10.0 pairs",
+        "busy: read 10.0 s (25%), infer 30.0 s (75%), write 0.0 s (0%)",
+        "/lake/laion.lance is at version 7, 3 commits by this run",
+    ]
+
+
+def test_summary_names_every_failed_and_changed_slice_once() -> None:
+    failures = {"a.tar": "a.tar: cut", "b.tar": "its end record never came"}
+    lines = replace(SUMMARY, failures=failures, changed=("c.tar",), elsewhere=2).lines()[4:]
+    assert lines == [
+        "failed: a.tar: cut",
+        "failed: b.tar: its end record never came",
+        "committed by another job first: 2 slices",
+        "changed since it was embedded, its rows left as they were: c.tar",
+    ]
+
+
+def test_summary_of_a_run_that_did_nothing_divides_by_nothing() -> None:
+    idle = replace(SUMMARY, rows=0, rejects={}, seconds=0.0, busy={"read": 0.0, "infer": 0.0}, calls=0)
+    assert "rejects 0 (none)" in idle.lines()[0]
+    assert idle.lines()[2] == "busy: read 0.0 s (0%), infer 0.0 s (0%)"
+
+
+def test_summary_for_machines_is_json_with_the_derived_figures() -> None:
+    told = json.loads(json.dumps(SUMMARY.to_dict()))
+    assert (told["pairs"], told["pairs_per_second"], told["rejects"]["no_caption"]) == (100, 2.0, 6)

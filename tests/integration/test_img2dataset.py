@@ -6,12 +6,14 @@ It needs an environment of its own (`.ci/img2dataset-env`); BRIDGELAKE_IMG2DATAS
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import lancedb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +24,7 @@ from pipeline.fetch import fetch_images
 from pipeline.prepare import prepare_slice
 from pipeline.read import read_slice, resolve_keep
 from pipeline.shards import cut, list_shards
+from tests.conftest import REPOSITORY
 from tests.shards import Squares, picture
 
 TOOL = os.environ.get("BRIDGELAKE_IMG2DATASET", "")
@@ -116,3 +119,17 @@ def test_img2dataset_is_named_where_only_urls_are_given(urls: Path) -> None:
     (shard,) = list_shards([str(urls)], None).shards
     with pytest.raises(ShardError, match="img2dataset --url_list"):
         list(read_slice(cut(shard, 2**29)[0], ReadConfig(("x",))))
+
+
+def test_img2dataset_folder_goes_through_the_job_as_it_stands(downloaded: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "jobs/embed_laion.py", "--input", str(downloaded), "--db", str(tmp_path / "lake")]
+    done = subprocess.run(
+        [*command, "--keep", "similarity"], cwd=REPOSITORY, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    database = lancedb.connect(tmp_path / "lake")
+    rows, ledger = (database.open_table(name).to_pandas() for name in ("laion", "laion_shards"))
+    failures = len(BAD) if downloaded.name == "parquet" else 0  # its tars hold successes only
+    assert len(rows) == rows["id"].nunique() == GOOD
+    assert rows["similarity"].notna().all()
+    assert (ledger["read"].sum(), ledger["rejected"].sum()) == (GOOD + failures, failures)

@@ -154,7 +154,7 @@ def _copy(url: str, *, weights: bool) -> Path:
     try:
         fs, path = fsspec.core.url_to_fs(url)
         listed = {Path(entry["name"]).name: entry for entry in fs.ls(path, detail=True)}
-    except Exception as error:
+    except Exception as error:  # every store has errors of its own; raised again as ours
         raise ModelError(f"--model {url} cannot be listed ({first_line(error)}): give {KINDS}") from error
     wanted = [name for name in sorted(listed) if any(fnmatch(name, pattern) for pattern in SURROUNDINGS)]
     wanted += choose_weights(listed) if weights else []
@@ -179,7 +179,7 @@ def _copy(url: str, *, weights: bool) -> Path:
 def _copy_file(fs: fsspec.AbstractFileSystem, entry: Mapping[str, object], to: Path, url: str) -> None:
     try:
         fs.get_file(entry["name"], str(to))
-    except Exception as error:
+    except Exception as error:  # every store has errors of its own; raised again as ours
         raise ModelError(f"--model {url}: {to.name} cannot be fetched ({first_line(error)})") from error
     if to.stat().st_size != entry["size"]:
         raise ModelError(f"--model {url}: {to.name} came cut, {to.stat().st_size} of {entry['size']} bytes: try again")

@@ -47,7 +47,7 @@ class Input:
             return info | {"type": "directory"} if self.paths[0].endswith("/") else info  # HTTP knows no folders
         except FileNotFoundError:
             return None
-        except Exception as error:
+        except Exception as error:  # every store has errors of its own; raised again as ours
             raise InputError(f"{redact(self.text)} cannot be listed: {explain(error)}") from error
 
     @cached_property
@@ -71,7 +71,7 @@ class Input:
             raise
         except FileNotFoundError as error:
             raise InputError(f"no such file or folder: {self.text}") from error
-        except Exception as error:
+        except Exception as error:  # every store has errors of its own; raised again as ours
             raise InputError(f"{redact(self.text)} cannot be listed: {explain(error)}") from error
 
     def _single(self) -> list[Entry]:

@@ -66,7 +66,7 @@ class Run:
         try:
             self._embed(todo, stored, follow)
             outcome = "incomplete" if follow.failures or todo.changed else "done"
-        except Exception:
+        except Exception:  # only to record how it ended; raised again
             outcome = "failed"
             raise
         finally:

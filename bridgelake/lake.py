@@ -8,13 +8,13 @@ from typing import TypedDict, Unpack
 import model
 from bridgelake.wiring import as_model, as_query_model
 from model import ModelSpec
-from pipeline.config import EmbedConfig, ReadConfig, RunConfig, WriteConfig
+from pipeline.config import EmbedConfig, FaultConfig, ReadConfig, RunConfig, WriteConfig
+from pipeline.database import Database
 from pipeline.errors import ConfigError
 from pipeline.hits import Hits
 from pipeline.progress import Observer, observer
 from pipeline.query import Picture, Query, read_picture, search
 from pipeline.summary import Summary
-from pipeline.table import Database
 
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "demo" / "checkpoint")
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}
@@ -71,6 +71,37 @@ class Lake:
         from pipeline.run import Run  # Ray, which a search does without
 
         return Run(config, as_model(self.spec), progress or observer()).start()
+
+    def replay_rejects(
+        self,
+        write: WriteConfig,
+        embed: EmbedConfig | None = None,
+        *,
+        reasons: Sequence[str] = (),
+        max_pixels: int = 100_000_000,
+        progress: Observer | None = None,
+    ) -> Summary:
+        """Try rejected pairs again, where they stand in their shards; those that succeed become rows.
+
+        Args:
+            write: which table and dataset; how it is read and stored is told by the table.
+            embed: how to embed.
+            reasons: only slices with a pair that was rejected for one of these; any but not_downloaded by default.
+            max_pixels: pictures with more are rejected from their header alone.
+            progress: who is told how it goes; standard error unless given.
+
+        Raises:
+            ConfigError: an unknown reason.
+            TableError, InputError: no such table, or dataset in it.
+        """
+        from pipeline.replay import WORTH_IT, as_embedded, known
+        from pipeline.run import Run
+
+        wanted = known(reasons) or WORTH_IT
+        read, write = as_embedded(write, max_pixels)
+        faults = FaultConfig(max_reject_rate=1.0)  # what is read again was rejected once already
+        config = RunConfig(read, write, embed or EmbedConfig(), faults)
+        return Run(config, as_model(self.spec), progress or observer()).replay(wanted)
 
     def search(self, words: str = "", *, image: Picture | None = None, **options: Unpack[SearchOptions]) -> Hits:
         """The pictures that fit words, or that are like a picture, the best first.

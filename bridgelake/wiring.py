@@ -1,13 +1,15 @@
 """Hands the model to the data plane, which knows it only as the protocols of `pipeline.embed`."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import model
-from model import ModelSpec
+from model import ModelSpec, errors
 from model.prepare import Preparer
 from pipeline.config import Contract
-from pipeline.embed import Model
+from pipeline.embed import DeviceLostError, Embeddings, Model, Pixels
 from pipeline.errors import ClusterError
 from pipeline.query import QueryModel
 
@@ -43,7 +45,7 @@ def preparer(spec: ModelSpec) -> Preparer:
 
 
 @lru_cache(maxsize=2)
-def encoder(spec: ModelSpec, device: str, dtype: str, batch_size: int) -> "Encoder":
+def encoder(spec: ModelSpec, device: str, dtype: str, batch_size: int) -> "Embedder":
     """The loaded checkpoint, once a process.
 
     Raises:
@@ -58,4 +60,28 @@ def encoder(spec: ModelSpec, device: str, dtype: str, batch_size: int) -> "Encod
         )
     loaded = model.load(spec, device, dtype)
     loaded.micro_batch = batch_size
-    return loaded
+    return Embedder(loaded)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedder:
+    """The encoder as the data plane knows it: a lost GPU is the data plane's own error."""
+
+    encoder: "Encoder"
+
+    def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
+        """As `Encoder.embed`."""
+        return _telling(self.encoder.embed, pixels, token_ids, image_of)
+
+    def embed_exactly(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
+        """As `Encoder.embed_exactly`."""
+        return _telling(self.encoder.embed_exactly, pixels, token_ids, image_of)
+
+
+def _telling(
+    embed: Callable[..., Embeddings], pixels: Pixels, token_ids: list[list[int]], image_of: list[int]
+) -> Embeddings:
+    try:
+        return embed(pixels, token_ids, image_of)
+    except errors.DeviceLostError as error:
+        raise DeviceLostError(str(error)) from error

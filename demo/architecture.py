@@ -1,12 +1,13 @@
 """What surrounds the weights of the demo checkpoint: configuration, tokenizer, processor."""
 
+import json
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import BridgeTowerConfig, RobertaTokenizer
 from transformers.models.bridgetower.image_processing_pil_bridgetower import BridgeTowerImageProcessorPil
 
-from demo.captions import words
+from demo.captions import JOINING, words
 from model.prepare import Preparer
 
 IMAGE_SIZE = 64
@@ -28,8 +29,22 @@ def tokenizer() -> Tokenizer:
         show_progress=False,
     )
     bpe.train_from_iterator([form for word in words() for form in (word, " " + word)], trainer)
+    bpe = with_words(bpe, JOINING)
     bpe.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, False)
     return bpe
+
+
+def with_words(bpe: Tokenizer, added: tuple[str, ...]) -> Tokenizer:
+    """The tokenizer with more words as one token each, behind its own: what it knew keeps its number."""
+    state = json.loads(bpe.to_str())
+    vocabulary, merges = state["model"]["vocab"], state["model"]["merges"]
+    for form in (form for word in added for form in (word, " " + word)):
+        whole, *rest = Tokenizer.from_str(json.dumps(state)).encode(form, add_special_tokens=False).tokens
+        for piece in rest:
+            merges.append([whole, piece])
+            whole += piece
+            vocabulary.setdefault(whole, len(vocabulary))
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def config(vocabulary: int) -> BridgeTowerConfig:

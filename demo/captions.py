@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from demo.scenes import COLOURS, INVERSE, SHAPES, SIZES, Claim, Thing
+from demo.scenes import COLOURS, INVERSE, SHAPES, SIZES, Claim, Scene, Thing
 
 Alteration = Literal["colours", "shapes", "relation", "word"]
 SWAPS: tuple[Alteration, ...] = ("colours", "shapes", "relation")
@@ -18,10 +18,11 @@ PHRASES = {
     "below": ("below", "below", "under"),
 }
 SYNONYMS = {"small": "little", "large": "big"}
+JOINING = ("and", "with")  # said of three objects alone
 
 
 def words() -> list[str]:
-    """Every word that a caption can have, in a fixed order."""
+    """Every word that a caption of two objects can have, in a fixed order; JOINING are the others."""
     phrases = [text for group in PHRASES.values() for text in group]
     texts = [*PREFIXES, *phrases, *COLOURS, *SHAPES, *SIZES, *SYNONYMS.values(), "a", "an", "the", "is"]
     found = {word for text in texts for word in text.split()}
@@ -55,16 +56,41 @@ def phrase(claim: Claim, rng: np.random.Generator) -> str:
 def _said(claim: Claim, prefix: str, bare: bool, rng: np.random.Generator) -> str:
     if claim.second is None:
         return prefix + _noun(claim.first, "" if bare else "a", rng)
-    options = PHRASES[claim.relation]
-    relation = options[int(rng.integers(len(options)))]
+    one_shape = claim.third and claim.first.shape not in (claim.second.shape, claim.third.shape)
+    if one_shape and not bare and _one_in(2, rng):  # "the star" can be no other
+        return prefix + _with_third(claim, rng)
+    relation = _relation(claim.relation, rng)
     sentence = not bare and not prefix and _one_in(3, rng)
     article = "" if bare else "the" if sentence else "a"
     verb = " is " if sentence else " "
-    return f"{prefix}{_noun(claim.first, article, rng)}{verb}{relation} {_noun(claim.second, article, rng)}"
+    said = f"{prefix}{_noun(claim.first, article, rng)}{verb}{relation} {_noun(claim.second, article, rng)}"
+    if not claim.third:
+        return said
+    # "above a star and a ring", where both are below.
+    also = "" if claim.also == claim.relation and _one_in(2, rng) else _relation(claim.also, rng) + " "
+    return f"{said} and {also}{_noun(claim.third, article, rng)}"
+
+
+def _relation(relation: str, rng: np.random.Generator) -> str:
+    options = PHRASES[relation]
+    return options[int(rng.integers(len(options)))]
+
+
+def _with_third(claim: Claim, rng: np.random.Generator) -> str:
+    """Both other objects as seen from the first: "a ring above a star, with a heart to the right of the star"."""
+    first, second, third = (_noun(thing, "a", rng) for thing in claim.things)
+    relation, also = _relation(INVERSE[claim.relation], rng), _relation(INVERSE[claim.also], rng)
+    return f"{second} {relation} {first}, with {third} {also} the {claim.first.shape}"
+
+
+def told(scene: Scene, rng: np.random.Generator) -> Claim:
+    """What a caption in full may say of the scene: of three objects, as often of two of them as of all."""
+    claims = scene.claims
+    return claims[0] if len(claims) == 1 else claims[int(rng.integers(len(claims)))]
 
 
 def reordered(claim: Claim, percent_canonical: int, rng: np.random.Generator) -> Claim:
-    """The canonical `claim` as it is in so many cases of a hundred, else with the other object first."""
+    """The canonical `claim` as it is in so many cases of a hundred, else with its objects in the other order."""
     return claim if int(rng.integers(100)) < percent_canonical else claim.inverse
 
 
@@ -73,10 +99,9 @@ def vaguer(claim: Claim, rng: np.random.Generator) -> Claim:
     roll = int(rng.integers(100))
     if roll < 75 or claim.second is None:
         return claim
-    first, second = replace(claim.first, size=""), replace(claim.second, size="")
     if roll < 92:
-        return Claim(first, claim.relation, second)
-    one = (claim.first, claim.second)[int(rng.integers(2))]
+        return claim.of([replace(thing, size="") for thing in claim.things])
+    one = claim.things[int(rng.integers(len(claim.things)))]
     return Claim(replace(one, size="") if _one_in(2, rng) else one)
 
 
@@ -98,27 +123,23 @@ def _reworded(thing: Thing, rng: np.random.Generator) -> Thing:
 def altered(claim: Claim, how: Alteration, rng: np.random.Generator) -> Claim:
     """The claim with one thing changed.
 
-    With "colours" or "shapes" the two objects swap them; with "relation" the objects change places;
-    with "word" one object has another colour, shape or size. The result can be the same claim, or
-    still be true, when the objects are alike: ask `is_true`.
+    With "colours" or "shapes" two objects swap them; with "relation" two objects change places; with
+    "word" one object has another colour, shape or size. The result can be the same claim, or still be
+    true, when the objects are alike: ask `is_true`.
     """
-    first, second = claim.first, claim.second
-    if second is None:
-        return Claim(_reworded(first, rng))
+    things = list(claim.things)
+    if len(things) == 1 or how == "word":
+        i = int(rng.integers(len(things))) if len(things) > 1 else 0
+        things[i] = _reworded(things[i], rng)
+        return claim.of(things)
+    i, j = (0, 1) if len(things) == 2 else ((0, 1), (0, 2), (1, 2))[int(rng.integers(3))]
+    one, other = things[i], things[j]
     if how == "colours":
-        return Claim(replace(first, colour=second.colour), claim.relation, replace(second, colour=first.colour))
-    if how == "shapes":
-        return Claim(replace(first, shape=second.shape), claim.relation, replace(second, shape=first.shape))
-    if how == "relation":
+        one, other = replace(one, colour=other.colour), replace(other, colour=one.colour)
+    elif how == "shapes":
+        one, other = replace(one, shape=other.shape), replace(other, shape=one.shape)
+    else:
         # Said in the same order of words as a true claim would be: "right of" alone must not tell.
-        return Claim(second, claim.relation, first)
-    if _one_in(2, rng):
-        return Claim(_reworded(first, rng), claim.relation, second)
-    return Claim(first, claim.relation, _reworded(second, rng))
-
-
-def mirrored(claim: Claim) -> Claim:
-    """What is true of the picture flipped left to right."""
-    if claim.relation in ("left of", "right of"):
-        return replace(claim, relation=INVERSE[claim.relation])
-    return claim
+        one, other = other, one
+    things[i], things[j] = one, other
+    return claim.of(things)

@@ -3,7 +3,8 @@
 Pictures pass through the checkpoint's own preprocessing, so that training sees what inference sees.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from torch import Tensor
 from demo import captions
 from demo.captions import SYNONYMS, Alteration
 from demo.draw import draw
-from demo.scenes import COLOURS, SHAPES, SIZES, Claim, generator, place, random_claim
-from demo.truth import codes, truth
+from demo.place import place, random_claim, random_scene, scatter
+from demo.scenes import CANONICAL, COLOURS, SHAPES, SIZES, Claim, Scene, generator, is_true, relation_of
+from demo.truth import thing_code, truth
 from model.prepare import Preparer
 
 Ints = npt.NDArray[np.int64]
@@ -26,49 +28,67 @@ ALTERATIONS: tuple[tuple[Alteration, int], ...] = (("relation", 40), ("shapes", 
 # Of ten masked words: shapes are the hardest to see.
 MASKED = ("shape", "shape", "shape", "shape", "colour", "colour", "colour", "relation", "relation", "size")
 SHIFT = 2  # a picture is moved by up to so many pixels of the model's square
+UNSAID = -1
 
 
-def alter(claim: Claim, rng: np.random.Generator) -> Claim:
-    """A claim that is false where `claim` is all that is known to be true."""
+def alter(claim: Claim, scene: Scene, rng: np.random.Generator) -> Claim:
+    """A claim that is false of `scene`, and differs in one thing from one that is true of it."""
     roll = int(rng.integers(100))
     for how, percent in ALTERATIONS:
         if roll < percent:
             changed = captions.altered(claim, how, rng)
             break
         roll -= percent
-    while truth([changed], [claim])[0, 0] or truth([claim], [changed])[0, 0]:
+    while is_true(changed, scene):
         changed = captions.altered(claim, "word", rng)
     return changed
 
 
-def _draw_pairs(task: tuple[Path, int, range]) -> tuple[npt.NDArray[np.uint8], list[Claim]]:
-    folder, seed, indexes = task
+def mates(seed: int, index: int, objects: int) -> tuple[Scene, Scene]:
+    """Two scenes of two objects or three; they differ in one thing, or in where three objects stand."""
+    rng = generator(seed, index)
+    if objects == 2:
+        claim = random_claim(rng)
+        changed = alter(claim, place(claim, generator(seed)), rng)
+        return place(claim, rng), place(changed, rng)
+    first = random_scene(seed, index, objects)
+    _, _, _, every, *_ = first.claims
+    things = alter(every, first, rng).things
+    mate = scatter(things, rng)
+    if [thing.size for thing in things] == [one.thing.size for one in first.objects]:
+        placed = (replace(one, thing=thing) for one, thing in zip(first.objects, things, strict=True))
+        mate = Scene(tuple(placed), mate.background)
+    while set(mate.claims) == set(first.claims):
+        mate = scatter(things, rng)
+    return first, mate
+
+
+def _draw_pairs(task: tuple[Path, int, range, int]) -> tuple[npt.NDArray[np.uint8], list[Scene]]:
+    folder, seed, indexes, objects = task
     prepare = Preparer.from_folder(folder)
-    pictures, claims = [], []
-    for index in indexes:
-        rng = generator(seed, index)
-        first = random_claim(rng)
-        for claim in (first, alter(first, rng)):
-            pictures.append(prepare.picture(np.asarray(draw(place(claim, rng)))))
-            claims.append(claim)
-    return np.stack(pictures), claims
+    scenes = [scene for index in indexes for scene in mates(seed, index, objects)]
+    return np.stack([prepare.picture(np.asarray(draw(scene))) for scene in scenes]), scenes
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Drawn scenes: pictures (2n, size, size, 3) uint8 and full canonical claims; 2i and 2i + 1 are mates."""
+    """Drawn scenes and their pictures (2n, size, size, 3) uint8; 2i and 2i + 1 are mates."""
 
     pictures: npt.NDArray[np.uint8]
-    claims: list[Claim]
+    scenes: list[Scene]
 
     @classmethod
-    def drawn(cls, folder: Path, pairs: int, seed: int, processes: int) -> "Pool":
-        """Draw `pairs` pairs of mates for the checkpoint in `folder`."""
-        tasks = [(folder, seed, range(start, min(start + 250, pairs))) for start in range(0, pairs, 250)]
+    def drawn(cls, folder: Path, pairs: dict[int, int], seed: int, processes: int) -> "Pool":
+        """Draw so many pairs of mates of two objects and of three for the checkpoint in `folder`."""
+        tasks = [
+            (folder, seed, range(start, min(start + 250, count)), objects)
+            for objects, count in pairs.items()
+            for start in range(0, count, 250)
+        ]
         # Spawned, because a forked child of a process that has used torch's threads can hang.
         with get_context("spawn").Pool(processes) as workers:
             parts = workers.map(_draw_pairs, tasks, chunksize=1)
-        return cls(np.concatenate([part[0] for part in parts]), [claim for part in parts for claim in part[1]])
+        return cls(np.concatenate([part[0] for part in parts]), [scene for part in parts for scene in part[1]])
 
 
 @dataclass(frozen=True)
@@ -80,8 +100,8 @@ class Batch:
     attention: Tensor  # (3N, L)
     targets: Tensor  # (N, L): the masked tokens, -100 elsewhere
     true: Tensor  # (2N, N): which text is true of which picture
-    said: Tensor  # (2N, 7): the facts of the true and the altered texts, canonical; -1 is unsaid
-    shown: Tensor  # (N, 7): the facts of the pictures
+    said: Tensor  # (2N, 12): the facts of the true and the altered texts, see `_facts`
+    shown: Tensor  # (N, 12): the facts of the pictures
 
     def to(self, device: str) -> "Batch":
         """The same on another device."""
@@ -111,20 +131,18 @@ class Batcher:
     def _next_pairs(self) -> Ints:
         half = self.size // 2
         if len(self.order) < half:
-            self.order = self.rng.permutation(len(self.pool.claims) // 2)
+            self.order = self.rng.permutation(len(self.pool.scenes) // 2)
         taken, self.order = self.order[:half], self.order[half:]
         return np.stack([2 * taken, 2 * taken + 1], axis=1).ravel()
 
-    def _augmented(self, index: int) -> tuple[npt.NDArray[np.uint8], Claim]:
-        picture, claim = self.pool.pictures[index], self.pool.claims[index]
+    def _augmented(self, index: int) -> tuple[npt.NDArray[np.uint8], Scene]:
+        picture, scene = self.pool.pictures[index], self.pool.scenes[index]
         flip, down, right = self.rng.integers(0, (2, 2 * SHIFT + 1, 2 * SHIFT + 1)).tolist()
         if flip:
-            picture = picture[:, ::-1]
-            claim = captions.mirrored(claim)
-            claim = claim.inverse if claim.relation == "right of" else claim
+            picture, scene = picture[:, ::-1], scene.mirrored
         padded = np.pad(picture, ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
         side = len(picture)
-        return padded[down : down + side, right : right + side], claim
+        return padded[down : down + side, right : right + side], scene
 
     def _masked(self, ids: list[int]) -> tuple[list[int], list[int]]:
         """The tokens with one or two words masked, and the targets."""
@@ -142,13 +160,8 @@ class Batcher:
         """The next batch, so many of a hundred captions naming the left or upper object first."""
         rng = self.rng
         pictures, scenes = zip(*(self._augmented(int(i)) for i in self._next_pairs()), strict=True)
-        said = [captions.vaguer(scene, rng) for scene in scenes]
-        wrong = []
-        for claim, scene in zip(said, scenes, strict=True):
-            changed = alter(claim, rng)
-            while truth([changed], [scene])[0, 0]:
-                changed = alter(claim, rng)
-            wrong.append(changed)
+        said = [captions.vaguer(captions.told(scene, rng), rng) for scene in scenes]
+        wrong = [alter(claim, scene, rng) for claim, scene in zip(said, scenes, strict=True)]
         texts = [captions.phrase(captions.reordered(c, percent_canonical, rng), rng) for c in (*said, *wrong)]
         ids = [encoded for encoded, _ in self.prepare.captions(texts)]
         masked = [self._masked(one) for one in ids[: self.size]]
@@ -162,15 +175,28 @@ class Batcher:
             attention=attention,
             targets=targets,
             true=torch.from_numpy(truth([*said, *wrong], list(scenes))),
-            said=_facts([*said, *wrong]),
-            shown=_facts(list(scenes)),
+            said=torch.tensor([_said(claim) for claim in (*said, *wrong)]),
+            shown=torch.tensor([_shown(scene) for scene in scenes]),
         )
 
 
-def _facts(claims: list[Claim]) -> Tensor:
-    found = torch.from_numpy(codes(claims))
-    found[:, -1] = found[:, -1].div(2, rounding_mode="floor")  # canonical relations are numbers 0 and 2
-    return found
+def _said(claim: Claim) -> list[int]:
+    """Colour, shape and size of three objects, and the axis of each pair of them; -1 is unsaid.
+
+    The objects are in the order of a scene, so it is known for no more than two of them.
+    """
+    if claim.third:
+        return [UNSAID] * 12
+    things = thing_code(claim.first) + thing_code(claim.second)
+    return [*things, *[UNSAID] * 3, CANONICAL.index(claim.relation) if claim.relation else UNSAID, UNSAID, UNSAID]
+
+
+def _shown(scene: Scene) -> list[int]:
+    """The same of a scene; a third object that is not there is unsaid."""
+    things = [code for one in scene.objects for code in thing_code(one.thing)]
+    axes = [CANONICAL.index(relation_of(a, b)) for a, b in combinations(scene.objects, 2)]
+    absent = [UNSAID] * (3 - len(scene.objects))
+    return [*things, *absent * 3, *axes, *absent * 2]
 
 
 def padded(ids: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """What the demo checkpoint understands of unseen scenes, from the checkpoint alone.
 
 `python demo/evaluate.py` loads it as it would load any checkpoint of the hub, draws two series of 1,000
-scenes that training never drew, and prints each figure beside its limit. Exit code 1: a limit was missed.
+scenes of two objects and two of three that training never drew, and prints each figure beside its limit.
+Exit code 1: a limit was missed.
 """
 
 import argparse
@@ -16,18 +17,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python demo/eva
 
 import model
 from demo.measure import Figures, measure
+from demo.place import random_scene
 
 SEEDS = (101, 102)
-LIMITS = Figures(
-    itc_r1=0.95,
-    itc_r10=0.99,
-    reranked_r1=0.97,
-    auc_colours=0.98,
-    auc_shapes=0.98,
-    auc_relation=0.98,
-    masked_colour=0.99,
-    masked_shape=0.88,
-)
+LIMITS = {
+    2: Figures(
+        itc_r1=0.95,
+        itc_r10=0.99,
+        reranked_r1=0.97,
+        auc_colours=0.98,
+        auc_shapes=0.98,
+        auc_relation=0.98,
+        masked_colour=0.99,
+        masked_shape=0.88,
+    ),
+    # What the second stage of training reached in its 47 minutes, with some margin: not what one would wish.
+    3: Figures(
+        itc_r1=0.72,
+        itc_r10=0.96,
+        reranked_r1=0.89,
+        auc_colours=0.94,
+        auc_shapes=0.94,
+        auc_relation=0.94,
+        masked_colour=0.96,
+        masked_shape=0.88,
+    ),
+}
 MEANINGS = {
     "itc_r1": "text to image, R@1 by ITC",
     "itc_r10": "text to image, R@10 by ITC",
@@ -38,19 +53,31 @@ MEANINGS = {
     "masked_colour": "masked colour words right",
     "masked_shape": "masked shape words right",
 }
+Found = dict[int, dict[int, Figures]]  # by the number of objects, then by the seed
 
 
-def missed(figures: Figures) -> list[str]:
-    """Names of the figures below their limits."""
-    return [name for name, limit in asdict(LIMITS).items() if getattr(figures, name) < limit]
+def missed(found: Found) -> list[str]:
+    """One line for each figure below its limit."""
+    return [
+        f"{objects} objects, seed {seed}: {MEANINGS[name]} is {value:.4f}, below the limit {limit}"
+        for objects, series in found.items()
+        for seed, figures in series.items()
+        for name, limit in asdict(LIMITS[objects]).items()
+        if (value := getattr(figures, name)) < limit
+    ]
 
 
-def table(found: dict[int, Figures], scenes: int) -> str:
+def table(found: Found, scenes: int) -> str:
     """The figures of all series side by side."""
-    lines = [f"{f'{scenes} unseen scenes':<40}{'limit':>7}" + "".join(f"{f'seed {seed}':>10}" for seed in found)]
-    for name, limit in asdict(LIMITS).items():
-        values = "".join(f"{getattr(figures, name):10.4f}" for figures in found.values())
-        lines.append(f"{MEANINGS[name]:<40}{limit:>7}{values}")
+    kinds = "".join(f"{f'{objects} objects':>{7 + 10 * len(series)}}" for objects, series in found.items())
+    heads = "".join(f"{'limit':>7}" + "".join(f"{f'seed {seed}':>10}" for seed in series) for series in found.values())
+    lines = [" " * 40 + kinds, f"{f'{scenes} unseen scenes of each kind':<40}{heads}"]
+    for name, meaning in MEANINGS.items():
+        line = f"{meaning:<40}"
+        for objects, series in found.items():
+            values = "".join(f"{getattr(figures, name):10.4f}" for figures in series.values())
+            line += f"{getattr(LIMITS[objects], name):>7}{values}"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -69,18 +96,21 @@ def main() -> int:
     """Measure, print, and say by the exit code whether the limits are kept."""
     args = arguments()
     encoder = model.load(model.resolve(args.model), args.device, heads=("itc", "itm", "mlm"))
-    found = {seed: measure(encoder.tower, encoder.preparer, seed, args.scenes) for seed in args.seeds}
-    below = {seed: missed(figures) for seed, figures in found.items()}
+    found: Found = {objects: {} for objects in LIMITS}
+    for objects, series in found.items():
+        for seed in args.seeds:
+            scenes = [random_scene(seed, index, objects) for index in range(args.scenes)]
+            series[seed] = measure(encoder.tower, encoder.preparer, seed, scenes)
+    below = missed(found)
     if args.json:
-        series = {str(seed): asdict(figures) for seed, figures in found.items()}
-        print(json.dumps({"scenes": args.scenes, "limits": asdict(LIMITS), "figures": series, "missed": below}))
+        figures = {kind: {seed: asdict(one) for seed, one in series.items()} for kind, series in found.items()}
+        limits = {kind: asdict(one) for kind, one in LIMITS.items()}
+        print(json.dumps({"scenes": args.scenes, "limits": limits, "figures": figures, "missed": below}))
     else:
         print(table(found, args.scenes))
-    for seed, names in below.items():
-        for name in names:
-            value, limit = getattr(found[seed], name), getattr(LIMITS, name)
-            print(f"seed {seed}: {MEANINGS[name]} is {value:.4f}, below the limit {limit}", file=sys.stderr)
-    return 1 if any(below.values()) else 0
+    for line in below:
+        print(line, file=sys.stderr)
+    return 1 if below else 0
 
 
 if __name__ == "__main__":

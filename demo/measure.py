@@ -12,7 +12,7 @@ from demo import captions
 from demo.captions import Alteration
 from demo.data import padded
 from demo.draw import draw
-from demo.scenes import COLOURS, SHAPES, Claim, generator, random_scene
+from demo.scenes import COLOURS, SHAPES, Claim, Scene, generator, is_true
 from demo.truth import truth
 from model.bridgetower import BridgeTower, Fused, ImageStates, TextStates
 from model.prepare import Preparer
@@ -51,12 +51,11 @@ def recall(scores: Floats, relevant: npt.NDArray[np.bool_], top: int) -> float:
 class Exam:
     """Unseen scenes, a caption of each, and the questions about them. All from one seed."""
 
-    def __init__(self, model: BridgeTower, prepare: Preparer, seed: int, count: int) -> None:
-        self.model, self.prepare = model, prepare
+    def __init__(self, model: BridgeTower, prepare: Preparer, seed: int, scenes: list[Scene]) -> None:
+        self.model, self.prepare, self.scenes = model, prepare, scenes
         self.device = next(model.parameters()).device
         self.rng = generator(seed)
-        scenes = [random_scene(seed, index) for index in range(count)]
-        self.facts = [scene.claim for scene in scenes]
+        self.facts = [captions.told(scene, self.rng) for scene in scenes]
         pictures = np.stack([prepare.picture(np.asarray(draw(scene))) for scene in scenes])
         self.pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().to(self.device)
 
@@ -91,7 +90,7 @@ class Exam:
         """R@1 and R@10 by ITC, and R@1 after the best `rerank` are ordered by ITM."""
         claims = [captions.reordered(claim, 50, self.rng) for claim in self.facts]
         texts = [captions.phrase(claim, self.rng) for claim in claims]
-        relevant = truth(claims, self.facts)
+        relevant = truth(claims, self.scenes)
         # Each text and picture is encoded once, however many pairs it stands in.
         text, images = self._text(self._ids(texts)), self.model.encode_images(self.pixels)
         if text.embedding is None or images.embedding is None:
@@ -112,7 +111,7 @@ class Exam:
         kept, wrong = [], []
         for index, claim in enumerate(self.facts):
             changed = captions.altered(claim, how, self.rng)
-            if not truth([changed], [claim])[0, 0]:
+            if not is_true(changed, self.scenes[index]):
                 kept.append(index)
                 wrong.append(changed)
         right = self._match(self._say([self.facts[index] for index in kept]), kept)
@@ -138,9 +137,9 @@ class Exam:
 
 
 @torch.no_grad()
-def measure(model: BridgeTower, prepare: Preparer, seed: int, count: int = 1000, rerank: int = 20) -> Figures:
-    """Everything that can be measured on `count` scenes of the series `seed`."""
-    exam = Exam(model, prepare, seed, count)
+def measure(model: BridgeTower, prepare: Preparer, seed: int, scenes: list[Scene], rerank: int = 20) -> Figures:
+    """Everything that can be measured on these scenes; the captions come from `seed`."""
+    exam = Exam(model, prepare, seed, scenes)
     r1, r10, reranked = exam.retrieval(rerank)
     colours, shapes, relation = (exam.swap(how) for how in captions.SWAPS)
     return Figures(

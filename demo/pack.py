@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,17 @@ import pyarrow.parquet as pq
 from PIL import Image
 from webdataset import ShardWriter
 
-from demo.captions import phrase, reordered, vaguer
+from demo.captions import phrase, reordered, told, vaguer
 from demo.draw import draw
-from demo.scenes import CANVAS, Scene, generator, random_scene
+from demo.place import random_scene
+from demo.scenes import CANVAS, Scene, generator
 
 TARS = 5
 ROW_GROUP = 128
 MTIME = 1_700_000_000  # a fixed time, for the same bytes in every run
 CAPTIONS_STREAM = 1  # captions come from a stream of their own beside the scene's
 EVERY_SEVERAL = 5  # one picture of so many has three captions
+EVERY_THREE = 3  # and one of so many shows three objects, the others two
 PAIRS_PER_IMAGE = 1 + 2 / EVERY_SEVERAL
 
 
@@ -70,15 +73,15 @@ class Sample:
 
     @property
     def metadata(self) -> dict[str, object]:
-        """What a crawler would have noted beside it; `distance` is between the objects, in widths of the picture."""
-        a, b = self.scene.objects
+        """What a crawler would have noted beside it; `distance` is between the nearest two, in picture widths."""
+        distance = min(float(np.hypot(a.x - b.x, a.y - b.y)) for a, b in combinations(self.scene.objects, 2))
         return {
             "key": self.key,
             "url": f"https://scenes.example/{self.key}.{self.suffix}",
             "width": CANVAS,
             "height": CANVAS,
             "background": self.scene.background.kind,
-            "distance": round(float(np.hypot(a.x - b.x, a.y - b.y)) / CANVAS, 4),
+            "distance": round(distance / CANVAS, 4),
         }
 
 
@@ -94,14 +97,19 @@ def encoded(picture: Image.Image, suffix: str) -> bytes:
     return out.getvalue()
 
 
+def scene_of(seed: int, index: int) -> Scene:
+    """Scene `index` of the shards of `seed`."""
+    return random_scene(seed, index, 3 if index % EVERY_THREE == 1 else 2)
+
+
 def sample(seed: int, index: int, key: str) -> Sample:
     """Scene `index` of the series `seed`, with one caption or three."""
-    scene = random_scene(seed, index)
+    scene = scene_of(seed, index)
     rng = generator(seed, index, CAPTIONS_STREAM)
     count = 3 if index % EVERY_SEVERAL == EVERY_SEVERAL - 1 else 1
-    said = [phrase(reordered(scene.claim, 50, rng), rng)]
+    said = [phrase(reordered(told(scene, rng), 50, rng), rng)]
     while len(said) < count:
-        other = phrase(reordered(vaguer(scene.claim, rng), 50, rng), rng)
+        other = phrase(reordered(vaguer(told(scene, rng), rng), 50, rng), rng)
         said += [other] if other not in said else []
     suffix = {3: "png", 7: "webp"}.get(index % 12, "jpg")
     return Sample(key, scene, tuple(said), suffix, encoded(draw(scene), suffix))

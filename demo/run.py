@@ -12,8 +12,8 @@ from pathlib import Path
 
 from bridgelake import Lake
 from bridgelake.lake import SearchOptions
-from demo.pack import PAIRS_PER_IMAGE, TARS, pack
-from demo.scenes import Claim, Thing, is_true, random_scene
+from demo.pack import PAIRS_PER_IMAGE, TARS, pack, scene_of
+from demo.scenes import Claim, Thing, is_true
 from pipeline.display import show_hits
 from pipeline.errors import BridgelakeError
 from pipeline.hits import Hits
@@ -96,7 +96,7 @@ def embed() -> int:
 
 def verdict(hits: Hits, claim: Claim) -> str:
     """What the drawer says of the hits."""
-    scenes = [random_scene(SEED, index) for index in range(EACH * (TARS + 1))]
+    scenes = [scene_of(SEED, index) for index in range(EACH * (TARS + 1))]
     # A key is the number of the shard, five digits, and of the picture in it.
     found = [scenes[int(row["key"][:5]) * EACH + int(row["key"][5:])] for row in hits.to_list()]
     right, all_ = (sum(is_true(claim, scene) for scene in some) for some in (found, scenes))

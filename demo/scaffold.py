@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from demo.data import Batch
+from demo.data import UNSAID, Batch
 from demo.scenes import CANONICAL, COLOURS, SHAPES, SIZES
 from model.bridgetower import BridgeTower, ImageStates, TextStates
 
 THING = (len(COLOURS), len(SHAPES), len(SIZES))
-CLASSES = (*THING, *THING, len(CANONICAL))  # the left or upper object, the other one, and the axis
+CLASSES = (*THING * 3, *(len(CANONICAL),) * 3)  # up to three objects, the left or upper ones first, and the axes
 FADES = (0.6, 0.85)  # of the training: from its full weight to none
 WEIGHT = 3.0
 
@@ -35,7 +35,7 @@ class Scaffold(nn.Module):
         self.image = nn.Linear(model.config.hidden_size, sum(CLASSES))
 
     def loss(self, text: TextStates, images: ImageStates, batch: Batch) -> Tensor:
-        """Cross-entropy of each fact that is said or shown, averaged."""
+        """Cross-entropy of each kind of fact that is said or shown, averaged."""
         said = _facts_loss(self.text(text.layers[-1][: len(batch.said), 0]), batch.said)
         shown = _facts_loss(self.image(images.layers[-1][:, 0]), batch.shown)
         return (said + shown) / 2
@@ -43,4 +43,5 @@ class Scaffold(nn.Module):
 
 def _facts_loss(logits: Tensor, facts: Tensor) -> Tensor:
     parts = zip(torch.split(logits.float(), list(CLASSES), dim=1), facts.unbind(1), strict=True)
-    return torch.stack([cross_entropy(part, fact, ignore_index=-1) for part, fact in parts]).mean()
+    known = [(part, fact) for part, fact in parts if (fact != UNSAID).any()]
+    return torch.stack([cross_entropy(part, fact, ignore_index=UNSAID) for part, fact in known]).mean()

@@ -1,19 +1,19 @@
-"""Scenes of two objects, and what is true of them.
+"""Scenes of two or three objects, and what is true of them.
 
-A scene is two objects of a colour, a shape and a size, placed so that one relation holds clearly
-between them. Everything is drawn from integers of a PCG64 generator: the same seed gives the same
+A scene is objects of a colour, a shape and a size, placed so that one relation holds clearly between
+any two of them. Everything is drawn from integers of a PCG64 generator: the same seed gives the same
 scene on every machine. `python demo/scenes.py --out DIR` packs demo shards (see `demo/pack.py`).
 """
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
 
 CANVAS = 256
-MARGIN = 8
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
@@ -64,18 +64,35 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The facts of a caption: `first` stands in `relation` to `second`, or `first` alone is there."""
+    """The facts of a caption: `first` stands in `relation` to `second`, or `first` alone is there.
+
+    Of three objects it says how `first` stands to both others, `also` being its relation to `third`.
+    """
 
     first: Thing
     relation: str = ""
     second: Thing | None = None
+    also: str = ""
+    third: Thing | None = None
+
+    @property
+    def things(self) -> tuple[Thing, ...]:
+        """The objects it speaks of."""
+        return tuple(thing for thing in (self.first, self.second, self.third) if thing)
+
+    def of(self, things: list[Thing]) -> "Claim":
+        """The same said of as many other objects."""
+        second, third = [*things[1:], None, None][:2]
+        return Claim(things[0], self.relation, second, self.also, third)
 
     @property
     def inverse(self) -> "Claim":
-        """The same facts with the second object mentioned first."""
+        """The same facts with the second of two objects mentioned first, or the third of three before the second."""
         if self.second is None:
             return self
-        return Claim(self.second, INVERSE[self.relation], self.first)
+        if self.third is None:
+            return Claim(self.second, INVERSE[self.relation], self.first)
+        return Claim(self.first, self.also, self.third, self.relation, self.second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +117,31 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Two objects on a background."""
+    """Two or three objects on a background, of any two the left or upper one first."""
 
-    objects: tuple[Placed, Placed]
+    objects: tuple[Placed, ...]
     background: Background
 
     @property
     def claim(self) -> Claim:
-        """All that is true of the scene, with the left or upper object first."""
-        a, b = self.objects
-        relation = relation_of(a, b)
-        full = Claim(a.thing, relation, b.thing)
-        return full if relation in CANONICAL else full.inverse
+        """What is true of the first two objects: of a scene of two, all."""
+        return self.claims[0]
+
+    @property
+    def claims(self) -> list[Claim]:
+        """Every full claim, canonical: about any two objects and, of three, how each stands to both others."""
+        pairs = [Claim(a.thing, relation_of(a, b), b.thing) for a, b in combinations(self.objects, 2)]
+        return pairs + [
+            Claim(a.thing, relation_of(a, b), b.thing, relation_of(a, c), c.thing)
+            for a, b, c in permutations(self.objects, 3)
+            if self.objects.index(b) < self.objects.index(c)
+        ]
+
+    @property
+    def mirrored(self) -> "Scene":
+        """The scene of the picture flipped left to right."""
+        flipped = [replace(one, x=CANVAS - one.x) for one in self.objects]
+        return Scene(in_order(flipped), self.background)
 
 
 def generator(*seed: int) -> np.random.Generator:
@@ -127,64 +157,23 @@ def relation_of(a: Placed, b: Placed) -> str:
     return "above" if dy > 0 else "below"
 
 
+def in_order(objects: list[Placed]) -> tuple[Placed, ...]:
+    """The objects, of any two the left or upper one first.
+
+    That is an order because all relations are clear: what is left of one object that is left of
+    another (or above, both times) cannot lie on the far side of the latter.
+    """
+    return tuple(sorted(objects, key=lambda a: -sum(relation_of(a, b) in CANONICAL for b in objects if b is not a)))
+
+
 def is_true(claim: Claim, scene: Scene) -> bool:
     """Whether the drawer says that `claim` is true of `scene`."""
-    a, b = scene.objects
-    if claim.second is None:
-        return claim.first.describes(a.thing) or claim.first.describes(b.thing)
+    things, relations = claim.things, (claim.relation, claim.also)
     return any(
-        claim.first.describes(x.thing) and claim.second.describes(y.thing) and claim.relation == relation_of(x, y)
-        for x, y in ((a, b), (b, a))
+        all(thing.describes(one.thing) for thing, one in zip(things, chosen, strict=True))
+        and all(said == relation_of(chosen[0], one) for said, one in zip(relations, chosen[1:], strict=False))
+        for chosen in permutations(scene.objects, len(things))
     )
-
-
-def random_thing(rng: np.random.Generator) -> Thing:
-    """Any of the 128 objects, each as likely."""
-    colour, shape, size = rng.integers(0, (len(COLOURS), len(SHAPES), len(SIZES))).tolist()
-    return Thing(tuple(COLOURS)[colour], SHAPES[shape], tuple(SIZES)[size])
-
-
-def random_claim(rng: np.random.Generator) -> Claim:
-    """A full canonical claim about two objects that are not the same."""
-    first, second = random_thing(rng), random_thing(rng)
-    while second == first:
-        second = random_thing(rng)
-    return Claim(first, CANONICAL[int(rng.integers(2))], second)
-
-
-def place(claim: Claim, rng: np.random.Generator) -> Scene:
-    """A scene of which the full `claim` is true: clear of the edges, of each other and of doubt.
-
-    Raises:
-        ValueError: the claim leaves out a size or the second object.
-    """
-    if claim.second is None or not (claim.first.size and claim.second.size):
-        raise ValueError(f"only a full claim can be placed, not {claim}")
-    if claim.relation not in CANONICAL:
-        return place(claim.inverse, rng)
-    things = (claim.first, claim.second)
-    d = [int(rng.integers(*SIZES[thing.size], endpoint=True)) for thing in things]
-    free = CANVAS - 2 * MARGIN - d[0] - d[1]
-    gap = int(rng.integers(min(8, free), free, endpoint=True))
-    start = MARGIN + int(rng.integers(0, free - gap, endpoint=True))
-    along = (start + d[0] // 2, start + d[0] + gap + d[1] // 2)
-    # Across the axis the centres differ by less than half as much, so that no one argues.
-    sway = (along[1] - along[0]) // 2 - 1
-    low, high = MARGIN + d[0] // 2, CANVAS - MARGIN - d[0] // 2
-    across0 = int(rng.integers(low, high, endpoint=True))
-    low = max(MARGIN + d[1] // 2, across0 - sway)
-    high = min(CANVAS - MARGIN - d[1] // 2, across0 + sway)
-    across = (across0, int(rng.integers(low, high, endpoint=True)))
-    xs, ys = (along, across) if claim.relation == "left of" else (across, along)
-    a, b = (Placed(thing, x, y, size) for thing, x, y, size in zip(things, xs, ys, d, strict=True))
-    kind, tint, step, seed = rng.integers(0, (len(BACKGROUNDS), len(TINTS), len(TINTS) - 1, 2**31)).tolist()
-    return Scene((a, b), Background(BACKGROUNDS[kind], tint, (tint + 1 + step) % len(TINTS), seed))
-
-
-def random_scene(seed: int, index: int) -> Scene:
-    """Scene number `index` of the endless series `seed`."""
-    rng = generator(seed, index)
-    return place(random_claim(rng), rng)
 
 
 def main() -> None:

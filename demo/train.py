@@ -1,9 +1,10 @@
-"""Train the demo checkpoint: ITC, ITM with hard negatives and MLM on drawn scenes, from nothing.
+"""Train the demo checkpoint: ITC, ITM with hard negatives and MLM on drawn scenes.
 
-    python demo/train.py --out demo/checkpoint
+    python demo/train.py --out FIRST
+    python demo/train.py --start-from FIRST --pool 14000 --pool-three 18000 --out demo/checkpoint
 
-Seeded. The log (`training_log.jsonl`) has one line per progress report; the checkpoint so far is
-written beside each.
+From nothing on scenes of two objects, then on from there with scenes of three among them. Seeded. The
+log has one line per progress report; the checkpoint so far is written beside each.
 """
 
 import argparse
@@ -23,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while t
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python demo/train.py` puts demo/ there
 
 import torch
+from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BridgeTowerConfig
 
@@ -30,6 +32,7 @@ from demo.architecture import write_preprocessing
 from demo.data import Batch, Batcher, Pool
 from demo.losses import Losses, ScaffoldLoss, losses, tower_losses
 from demo.measure import measure
+from demo.place import random_scene
 from demo.scaffold import Scaffold, weight
 from model.bridgetower import BridgeTower
 from model.prepare import Preparer
@@ -63,6 +66,16 @@ def save(model: BridgeTower, folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)
 
 
+def start_from(model: BridgeTower, folder: Path) -> None:
+    """Take over the weights of an earlier checkpoint; words that it did not know keep their fresh ones."""
+    fresh = model.state_dict()
+    for name, known in load_file(folder / "model.safetensors").items():
+        if known.ndim:
+            fresh[name][: len(known)] = known
+        else:
+            fresh[name].copy_(known)
+
+
 class Training:
     """One run: the model, its optimiser, the batches, and how far it is."""
 
@@ -70,6 +83,8 @@ class Training:
         self.args, self.prepare = args, prepare
         torch.manual_seed(args.seed)
         self.model = BridgeTower(BridgeTowerConfig.from_pretrained(args.out)).to(args.device)
+        if args.start_from:
+            start_from(self.model, args.start_from)
         self.scaffold = Scaffold(self.model).to(args.device)
         learnt = [*self.model.parameters(), *self.scaffold.parameters()]
         decayed = [p for p in learnt if p.ndim >= 2]
@@ -93,7 +108,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, progress, self.args.lr)
         kind: Step = tower_losses if progress < TOWERS else losses
-        batch = self.batcher.batch(percent_canonical(progress)).to(self.args.device)
+        canonical = percent_canonical(1 if self.args.start_from else progress)
+        batch = self.batcher.batch(canonical).to(self.args.device)
         # PyTorch's fused attention for CPUs spends half of the step in its backward pass in bfloat16.
         with self._autocast(), sdpa_kernel(SDPBackend.MATH):
             found = kind(
@@ -108,20 +124,26 @@ class Training:
         return found
 
     def report(self, step: int, found: Losses, log: TextIO) -> None:
-        """One line of the log: losses of this step, and figures on 400 unseen scenes."""
+        """One line of the log: losses of this step, and figures on 400 unseen scenes of each kind."""
         self.model.eval()
-        figures = measure(self.model, self.prepare, PROGRESS_SEED, count=400, rerank=0)
+        kinds = {2: "figures", 3: "figures_three"} if self.args.pool_three else {2: "figures"}
+        figures = {name: self.figures(objects) for objects, name in kinds.items()}
         self.model.train()
         line = {
             "step": step,
             "seconds": round(time.monotonic() - self.started),
             "learning_rate": round(self.optimizer.param_groups[0]["lr"], 6),
             "losses": {name: round(value.item(), 4) for name, value in vars(found).items()},
-            "figures": {k: round(v, 4) for k, v in asdict(figures).items() if k != "reranked_r1"},
-        }
+        } | figures
         print(json.dumps(line), file=log, flush=True)
         print(json.dumps(line), flush=True)
         save(self.model, self.args.out)
+
+    def figures(self, objects: int) -> dict[str, float]:
+        """What the model understands of unseen scenes of so many objects, without the rerank."""
+        scenes = [random_scene(PROGRESS_SEED, index, objects) for index in range(400)]
+        figures = asdict(measure(self.model, self.prepare, PROGRESS_SEED, scenes, rerank=0))
+        return {name: round(value, 4) for name, value in figures.items() if name != "reranked_r1"}
 
     def run(self, log: TextIO) -> None:
         """Train to the end."""
@@ -142,10 +164,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the demo checkpoint.")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--log", type=Path, default=Path("training_log.jsonl"), help="where the log goes")
+    parser.add_argument("--start-from", type=Path, help="folder of an earlier checkpoint (default: from nothing)")
     parser.add_argument("--steps", type=int, default=6000, help="of the whole training")
     parser.add_argument("--minutes", type=float, default=24 * 60.0, help="end earlier, schedule and all")
     parser.add_argument("--batch", type=int, default=64, help="pictures a step")
-    parser.add_argument("--pool", type=int, default=20_000, help="pairs of scenes to draw")
+    parser.add_argument("--pool", type=int, default=20_000, help="pairs of scenes of two objects to draw")
+    parser.add_argument("--pool-three", type=int, default=0, help="and of three objects")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reports", type=int, default=12, help="lines of the log")
@@ -158,8 +182,9 @@ def main() -> None:
     args = arguments()
     prepare = write_preprocessing(args.out)
     began = time.monotonic()
-    pool = Pool.drawn(args.out, args.pool, POOL_SEED, os.cpu_count() or 1)
-    print(f"drew {len(pool.claims)} scenes in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    pairs = {2: args.pool, 3: args.pool_three}
+    pool = Pool.drawn(args.out, pairs, POOL_SEED + args.seed, os.cpu_count() or 1)
+    print(f"drew {len(pool.scenes)} scenes in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     with args.log.open("w", encoding="utf-8") as log:
         Training(args, prepare, pool).run(log)
 

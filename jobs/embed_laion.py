@@ -1,15 +1,15 @@
 #!/usr/bin/env python
 """Embed image-caption shards into a LanceDB table."""
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 from tyro.conf import UseAppendAction, arg
 
 from bridgelake import DEFAULT_MODEL, Lake
-from jobs.outcome import finish, show_json
-from pipeline.config import EmbedConfig, Keep, ReadConfig, RunConfig, WriteConfig
+from jobs.options import listed
+from jobs.outcome import finish, report
+from pipeline.config import EmbedConfig, FaultConfig, Keep, ReadConfig, RunConfig, WriteConfig
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,23 @@ class Options:
     image_key: str | None = None
     """Parquet column with the pictures."""
     keep: str = ""
-    """Metadata columns to bring along, separated by commas; name or name:type."""
+    """Metadata columns to bring along, separated by commas; name or name:type. A new one is added to the table."""
     vectors: str = "image,text,cross"
     """Which embeddings to store."""
     storage: str = "float16"
     """float16 or float32."""
     max_pixels: int = 100_000_000
     """Pictures with more pixels are rejected from their header alone."""
+    max_reject_rate: float = 0.1
+    """End the run when more of its pairs are rejected (from 1,000 pairs on; those not downloaded do not count)."""
+    allow_failed_shards: int = 0
+    """Exit 0 although so many shards failed."""
+    retry_failed: bool = False
+    """Read quarantined shards again: those that failed in three runs, unchanged."""
+    prune: bool = False
+    """Remove the rows of shards that are no longer there."""
+    stall_seconds: float = 900.0
+    """End the run when no stage makes progress for so long."""
     batch_size: int = 64
     """Pictures in one model call."""
     device: str = "auto"
@@ -57,28 +67,21 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Run it; 1 if a shard failed or changed."""
-    read = ReadConfig(
-        inputs=options.input,
-        image_key=options.image_key,
-        caption_keys=_list(options.caption_key),
-        keep=tuple(Keep.parse(k) for k in _list(options.keep)),
-        max_pixels=options.max_pixels,
-    )
-    write = WriteConfig(
-        options.db, options.table, options.dataset, options.source_root, _list(options.vectors), options.storage
-    )
+    """Run it; 1 if a shard failed."""
+    keep = tuple(Keep.parse(k) for k in listed(options.keep))
+    read = ReadConfig(options.input, options.image_key, listed(options.caption_key), keep, options.max_pixels)
+    vectors = listed(options.vectors)
+    write = WriteConfig(options.db, options.table, options.dataset, options.source_root, vectors, options.storage)
     embed = EmbedConfig(options.batch_size, options.device, options.dtype, options.num_gpus, options.actors)
+    faults = FaultConfig(
+        options.max_reject_rate,
+        options.allow_failed_shards,
+        options.retry_failed,
+        options.prune,
+        options.stall_seconds,
+    )
     lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
-    summary = lake.run(RunConfig(read, write, embed))
-    print("\n".join(summary.lines()), file=sys.stderr)
-    if options.json:
-        show_json(summary.to_dict())
-    return 0 if summary.outcome == "done" else 1
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    return report(lake.run(RunConfig(read, write, embed, faults)), options.json)
 
 
 if __name__ == "__main__":

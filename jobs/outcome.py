@@ -1,6 +1,7 @@
 """How every job ends: exit codes, errors in one line, signals."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -10,8 +11,13 @@ from typing import Any, TypeVar
 import tyro
 
 from bridgelake import BridgelakeError, ModelError
+from pipeline.interrupts import leave
+from pipeline.summary import Summary
 
 Options = TypeVar("Options")
+
+# Ray prints what its daemons say to standard output, which is the result's; read when Ray is first imported.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 
 def finish(options: type[Options], main: Callable[[Options], int], description: str) -> None:
@@ -20,7 +26,9 @@ def finish(options: type[Options], main: Callable[[Options], int], description: 
     0 all done; 1 something is left undone; 2 the command line or a value in it is not valid;
     130 and 143 after SIGINT and SIGTERM.
     """
-    signal.signal(signal.SIGTERM, _terminated)
+    stop = _Stop()
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     parsed = tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes,))
     try:
         code = main(parsed)
@@ -38,8 +46,26 @@ def finish(options: type[Options], main: Callable[[Options], int], description: 
     sys.exit(code)
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(143)
+class _Stop:
+    """Ends the job in order: the commit in hand is finished. SIGINT after that ends it at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self._asked:
+            self._asked = True
+            raise SystemExit(143) if number == signal.SIGTERM else KeyboardInterrupt
+        if number == signal.SIGINT:
+            leave(130)
+
+
+def report(summary: Summary, as_json: bool) -> int:
+    """Print what a run did; returns its exit code."""
+    print("\n".join(summary.lines()), file=sys.stderr)
+    if as_json:
+        show_json(summary.to_dict())
+    return 0 if summary.outcome == "done" else 1
 
 
 def show_json(value: Any) -> None:

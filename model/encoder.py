@@ -1,6 +1,7 @@
 """A loaded checkpoint in use: numpy in, numpy out, in calls of bounded size."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.batching import chunks, pad
+from model.batching import chunks, pad, within_memory
 from model.bridgetower import BridgeTower, Fused, ImageStates, TextStates
 from model.errors import ModelError
 from model.prepare import Pixels, Preparer
@@ -41,12 +42,14 @@ class Encoder:
         self.preparer = preparer
         self.micro_batch = micro_batch
         self._pad_id = tower.config.text_config.pad_token_id
+        self._exact: Encoder | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.tower.levels.device
 
+    @within_memory
     @torch.inference_mode()
     def embed(self, pixels: Pixels, token_ids: Sequence[Sequence[int]], image_of: Sequence[int]) -> Embeddings:
         """Embed P pairs of N pictures; a picture is encoded once for all its captions.
@@ -75,6 +78,14 @@ class Encoder:
                 parts.append(self._embed_call(images, token_ids[rows], of[rows] - part.start))
         return Embeddings(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
+    @within_memory
+    def embed_exactly(self, pixels: Pixels, token_ids: Sequence[Sequence[int]], image_of: Sequence[int]) -> Embeddings:
+        """The same in float32, by a copy of the tower that is made when it is first needed."""
+        if self._exact is None:
+            exact = self.tower.compute_dtype == torch.float32
+            self._exact = self if exact else Encoder(_in_float32(self.tower), self.preparer, self.micro_batch)
+        return self._exact.embed(pixels, token_ids, image_of)
+
     def _embed_call(
         self, images: ImageStates, token_ids: Sequence[Sequence[int]], of: npt.NDArray[np.int64]
     ) -> Embeddings:
@@ -86,12 +97,14 @@ class Encoder:
         outputs = (image, words, self.tower.cross_embedding(fused), itc, self._match(fused))
         return Embeddings(*(o.cpu().numpy() for o in outputs))
 
+    @within_memory
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """`text_embeds` (B, dimension): the text tower alone."""
         ids = [ids for ids, _ in self.preparer.captions(texts)]
         return self._embed_side(lambda part: self._encode_text(ids[part]), len(ids))
 
+    @within_memory
     @torch.inference_mode()
     def embed_images(self, pixels: Pixels) -> Vectors:
         """`image_embeds` (N, dimension): the vision tower alone."""
@@ -102,6 +115,7 @@ class Encoder:
         parts = [_itc(encode(part).embedding).cpu().numpy() for part in chunks(count, self.micro_batch)]
         return np.concatenate([np.empty((0, self.tower.itc_text_head.fc.out_features), dtype=np.float32), *parts])
 
+    @within_memory
     @torch.inference_mode()
     def match(self, pixels: Pixels, texts: Sequence[str]) -> Vectors:
         """ITM probability (B, N) of each text with each picture; pictures are encoded once."""
@@ -121,6 +135,7 @@ class Encoder:
             columns.append(torch.cat(scores).view(len(texts), count).cpu().numpy())
         return np.concatenate(columns, axis=1)
 
+    @within_memory
     @torch.inference_mode()
     def fill_mask(self, pixels: Pixels, texts: Sequence[str], top_k: int = 5) -> list[list[list[Word]]]:
         """The likeliest words for each `<mask>` of each text, as seen with its picture.
@@ -179,3 +194,15 @@ def _itc(embedding: Tensor | None) -> Tensor:
     if embedding is None:
         raise ModelError("cannot embed: the checkpoint has no ITC head")
     return embedding
+
+
+def _in_float32(tower: BridgeTower) -> BridgeTower:
+    """A copy, beside the tower if the GPU has room for both, else on the CPU."""
+    device = tower.levels.device
+    copy: BridgeTower = deepcopy(tower.to("cpu")).cast(torch.float32)  # not on the GPU, which may be all but full
+    tower.to(device)
+    try:
+        copy.to(device)
+    except torch.OutOfMemoryError:
+        copy.to("cpu")
+    return copy

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayTaskError
 
 from pipeline.config import EmbedConfig
-from pipeline.errors import ClusterError
+from pipeline.errors import BridgelakeError, ClusterError
 
+_OURS = re.compile(r"^(?:pipeline|model)\.errors\.\w+: (.*)$", re.MULTILINE)
 _SMALL = 4  # below this many CPUs, actors and readers share them
 
 
@@ -108,6 +111,19 @@ def _native_chatter_hidden() -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def cause(error: BaseException) -> BridgelakeError:
+    """The error that a worker raised, said in one line."""
+    found: BaseException = error
+    while isinstance(found, RayTaskError) and found.cause is not None:
+        found = found.cause
+    if isinstance(found, BridgelakeError):
+        return found
+    if ours := _OURS.findall(str(found)):  # an actor that cannot start has its error as text only
+        return ClusterError(ours[-1].strip())
+    lines = [line for line in str(found).splitlines() if line.strip()]
+    return ClusterError(f"the run cannot go on: {lines[-1].strip() if lines else type(found).__name__}")
 
 
 def lay_out(config: EmbedConfig, resources: dict[str, float]) -> Placement:

@@ -1,28 +1,23 @@
-"""The one committer of a run: proves each slice whole, groups slices by time, commits, keeps the ledger."""
+"""The one committer of a run: groups whole slices by time, commits them, keeps the ledger."""
 
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from pipeline.contract import Layout
-from pipeline.errors import CommitConflictError, CoverageError, TableError
-from pipeline.gather import check_coverage
-from pipeline.ledger import Ledger, SliceRecord, properties
-from pipeline.table import Rows, commit
+from pipeline.errors import CommitConflictError, LedgerError, TableError
+from pipeline.gather import End, Positions
+from pipeline.interrupts import uninterrupted
+from pipeline.ledger import Ledger
+from pipeline.proof import Proof, Whole
+from pipeline.records import Outcome, SliceRecord, properties
+from pipeline.retry import patiently
+from pipeline.table import Change, Rows, commit, latest
 from pipeline.write import Report, Target
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A slice that was proven whole and waits for the next commit."""
-
-    record: SliceRecord
-    fragments: list[str]
-    rejects: list[pa.Table]
 
 
 @dataclass(slots=True)
@@ -34,6 +29,7 @@ class Tally:
     truncated: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
     elsewhere: int = 0  # slices that another job committed first
+    pruned: set[str] = field(default_factory=set)  # shards
     commits: int = 0
     conflicts: int = 0
     seconds: float = 0.0
@@ -42,19 +38,23 @@ class Tally:
 class Committer:
     """Commits whole slices on top of `base`; compare-and-swap, so any number may run at once."""
 
-    def __init__(self, base: Rows, layout: Layout, target: Target, ledger: Ledger) -> None:
+    def __init__(
+        self, base: Rows, layout: Layout, target: Target, ledger: Ledger, only: Mapping[str, Positions] | None = None
+    ) -> None:
+        """`only`: of attempts that try rejected pairs again, the positions of those."""
         self.base = base
         self.tally = Tally()
+        self.overtaken: dict[str, str] = {}  # slice -> why another job's commit is not as good as ours
         self._layout = layout
         self._target = target
         self._ledger = ledger
-        self._reports: dict[str, list[Report]] = {}
-        self._closed: set[str] = set()  # attempts that are whole or failed
+        self._proof = Proof(only)
         self._whole: list[Whole] = []
         self._failed: list[SliceRecord] = []
         self._last_commit = -math.inf
-        # Slice -> attempt. What landed between the plan and `base` gives no conflict, so it is asked for here.
-        self._landed: dict[str, str] = {}
+        # Shard -> slice. What landed between the plan and `base` gives no conflict, so it is asked for here.
+        self._landed: dict[str, dict[str, SliceRecord]] = {}
+        self._read_as: str | None = None  # as another job declared since
         self._catch_up()
 
     @property
@@ -67,50 +67,24 @@ class Committer:
         """The table's version as this run knows it."""
         return self.base.version
 
-    def add(self, report: Report, record: SliceRecord, pairs: int | None) -> bool:
-        """Take a writer's report; with all of a slice, prove that it is whole.
+    def add(self, report: Report, record: SliceRecord, end: End | None) -> bool:
+        """Take a writer's report; whether its slice is whole now and waits for a commit. As `Proof.add`."""
+        whole = self._proof.add(report, record, end)
+        self._whole += whole or ()
+        return whole is not None
 
-        Args:
-            report: of one attempt; there may be several, and they come in any order.
-            record: the slice's ledger row, without its counts.
-            pairs: of the reader's end record; None while it has not come.
+    def touch(self, records: Iterable[SliceRecord]) -> None:
+        """Shards that are the same under another ETag: their rows stay."""
+        self._whole += [Whole(record, keeps=True) for record in records]
 
-        Returns:
-            Whether the slice is whole now and waits for the next commit.
-
-        Raises:
-            CoverageError: the positions do not cover 0..pairs-1 exactly once.
-        """
-        if report.attempt in self._closed:
-            return False
-        reports = self._reports.setdefault(report.attempt, [])
-        reports.append(report)
-        parts = next((r.parts for r in reports if r.parts), None)
-        if parts is None or pairs is None or len(reports) < parts:
-            return False
-        self._close(report.attempt)
-        check_coverage(record.slice, pairs, [r.positions for r in reports])
-        embedded, rejected = sum(r.embedded for r in reports), sum(len(r.rejects) for r in reports)
-        if embedded + rejected != pairs:
-            raise CoverageError(
-                f"{record.slice}: {embedded} embedded and {rejected} rejected of {pairs} pairs; not committed"
-            )
-        counted = replace(
-            record, read=pairs, embedded=embedded, rejected=rejected, truncated=sum(r.truncated for r in reports)
-        )
-        fragments = [f for r in reports for f in r.fragments]
-        self._whole.append(Whole(counted, fragments, [r.rejects for r in reports]))
-        return True
+    def prune(self, records: Iterable[SliceRecord]) -> None:
+        """Shards that vanished: their rows go."""
+        self._whole += [Whole(record) for record in records]
 
     def fail(self, records: Mapping[str, SliceRecord]) -> None:
         """Slices that failed, attempt -> record with its error; the next commit names them in the ledger."""
-        for attempt, record in records.items():
-            self._close(attempt)
-            self._failed.append(record)
-
-    def _close(self, attempt: str) -> None:
-        self._reports.pop(attempt, None)
-        self._closed.add(attempt)
+        self._proof.close(records.values())
+        self._failed += records.values()
 
     def due(self, every: float) -> bool:
         """Whether something waits and the last commit is `every` seconds ago; the first is due at once."""
@@ -118,39 +92,59 @@ class Committer:
 
     def commit(self) -> None:
         """Commit all that waits: rejects first, then the rows, then the ledger."""
-        if not self._whole and not self._failed:
-            return
+        if self._whole or self._failed:
+            with uninterrupted():
+                self._commit()
+
+    def _commit(self) -> None:
         began = time.monotonic()
         whole, self._whole = self._settle(self._whole), []
         if rejects := [t for w in whole for t in w.rejects if len(t)]:
             self._target.database.append("rejects", pa.concat_tables(rejects))
-        while whole:
-            whole = self._swap(whole)
+        for attempt in patiently(TableError):
+            with attempt:
+                if attempt.retry_state.attempt_number > 1:
+                    # A conflict, or a reply that was lost: the transactions tell what landed.
+                    self.base = latest(self._target.database)
+                    self.base.check(self._layout)
+                    self._catch_up()
+                    whole = self._settle(whole)
+                if whole:
+                    self._swap(whole)
         if self._failed:
             self._catch_up()
         self._last_commit = time.monotonic()
         self.tally.seconds += self._last_commit - began
 
-    def _swap(self, whole: list[Whole]) -> list[Whole]:
-        """Try to commit on the version that we know; returns what is left to commit."""
-        fragments = [f for w in whole for f in w.fragments]
-        carried = properties(w.record for w in whole)
+    def _swap(self, whole: list[Whole]) -> None:
+        """Commit on the version that we know."""
+        change = Change(
+            fragments=[f for w in whole for f in w.fragments],
+            properties=properties(w.record for w in whole),
+            dataset=self._target.dataset,
+            replaced=sorted({w.record.shard for w in whole if w.record.replaces and not w.keeps}),
+        )
         try:
-            self.base = commit(self._target.database, self.base, self._layout, fragments, carried)
+            self.base = commit(self._target.database, self.base, self._layout, change)
         except CommitConflictError:
             self.tally.conflicts += 1
-            self.base = self._latest()
-            self._catch_up()
-            return self._settle(whole)
+            raise
         self.tally.commits += 1
         self._catch_up()
         if left := self._settle(whole):  # never commit again what may be there already
-            raise TableError(f"{self.table}: version {self.version} does not tell that it holds {left[0].record.slice}")
-        return []
+            raise LedgerError(
+                f"{self.table}: version {self.version} does not tell that it holds {left[0].record.slice}"
+            )
 
     def _catch_up(self) -> None:
         """Bring the ledger up to `base`, and learn what landed: ours, or another job's."""
-        self._landed |= {r.slice: r.attempt for r in self._ledger.absorb(self.base, self._failed)}
+        for record in self._ledger.absorb(self.base, self._failed):
+            of_shard = self._landed.setdefault(record.shard, {})
+            if record.outcome == Outcome.PRUNED:
+                of_shard.clear()
+            if record.outcome == Outcome.DECLARED:
+                self._read_as = record.read_as
+            of_shard[record.slice] = record
         self._failed = []
 
     def _settle(self, whole: list[Whole]) -> list[Whole]:
@@ -160,27 +154,35 @@ class Committer:
         """
         left = []
         for w in whole:
-            landed = self._landed.get(w.record.slice)
-            if landed is None:
-                left.append(w)
-            elif landed == w.record.attempt:
+            landed = self._landed.get(w.record.shard, {})
+            mine = landed.get(w.record.slice)
+            others = [r for r in landed.values() if r.run_id != w.record.run_id]
+            if mine is not None and mine.run_id == w.record.run_id:
                 self._count(w)
-            else:
+            elif self._read_as not in (None, w.record.read_as):
+                self._overtake(w.record)
+            elif not others:
+                left.append(w)
+            elif not all(w.record.is_of_one_content_with(r) for r in others):
+                self._overtake(w.record)
+            elif mine is not None and (mine.replaces or not w.record.replaces):
                 self.tally.elsewhere += 1
+            elif w.record.replaces:  # a replaced shard is committed as a whole, or not
+                self._overtake(w.record)
+            else:
+                left.append(w)
         return left
 
-    def _latest(self) -> Rows:
-        latest = Rows.open(self._target.database)
-        if latest is None:
-            raise TableError(f"{self.table} was removed while this run wrote to it")
-        latest.check(self._layout)
-        if latest.version == self.version:
-            raise TableError(f"{self.table} refuses a commit as a conflict, and nobody else has committed")
-        return latest
+    def _overtake(self, record: SliceRecord) -> None:
+        why = "another job changed what is committed of this shard meanwhile; the same command looks again"
+        self.overtaken[record.slice] = why
+        self._failed.append(replace(record, outcome=Outcome.LOST, error=why))
 
     def _count(self, whole: Whole) -> None:
-        self.tally.slices += 1
-        self.tally.embedded += whole.record.embedded
-        self.tally.truncated += whole.record.truncated
+        self.tally.slices += whole.record.outcome == Outcome.COMMITTED and not whole.keeps
+        if whole.record.outcome == Outcome.PRUNED:
+            self.tally.pruned.add(whole.record.shard)
+        self.tally.embedded += whole.rows
+        self.tally.truncated += whole.truncated
         for table in whole.rejects:
             self.tally.rejects.update(table["reason"].to_pylist())

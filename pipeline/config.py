@@ -23,6 +23,7 @@ class Keep:
 
     name: str
     type: str | None = None
+    asked: bool = True  # by this run; else the table has it, and a value that does not fit stays null
 
     @classmethod
     def parse(cls, text: str) -> "Keep":
@@ -110,6 +111,22 @@ class WriteConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultConfig:
+    """What a run puts up with before it gives up, and what it tries again."""
+
+    max_reject_rate: float = 0.1  # of the pairs, those not downloaded left out; looked at after 1,000 pairs
+    allow_failed_shards: int = 0  # so many may fail and the run still counts as done
+    retry_failed: bool = False  # read quarantined shards too
+    prune: bool = False  # remove the rows of vanished shards
+    stall_seconds: float = 900.0  # without any progress, until the run ends and names the stage
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.max_reject_rate <= 1, "--max-reject-rate", self.max_reject_rate, "a share, from 0 to 1")
+        _check(self.allow_failed_shards >= 0, "--allow-failed-shards", self.allow_failed_shards, "0 or more")
+        _check(self.stall_seconds > 0, "--stall-seconds", self.stall_seconds, "a number above 0")
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """What makes two embeddings comparable. Stored in the table; another one is refused."""
 
@@ -127,6 +144,7 @@ class RunConfig:
     read: ReadConfig
     write: WriteConfig
     embed: EmbedConfig = field(default_factory=EmbedConfig)
+    faults: FaultConfig = field(default_factory=FaultConfig)
 
     def to_json(self) -> str:
         """The whole configuration as JSON text; it holds no credentials by construction."""

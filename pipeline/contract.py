@@ -58,15 +58,12 @@ def require_contract(where: str, table: Contract, other: Contract) -> None:
 
 
 def require_columns(where: str, table: pa.Schema, other: pa.Schema) -> None:
-    """Refuse to write other columns than the table has, naming those that differ."""
-    theirs, ours = ([(f.name, f.type) for f in s] for s in (table, other))
-    if ours == theirs:
-        return
-    have, want = ({f"{name} {kind}" for name, kind in s} for s in (theirs, ours))
-    if have == want:
-        why = f"its columns in another order: {', '.join(table.names)}"
-    else:
-        why = f"other columns: only in the table {sorted(have - want)}, only in the run {sorted(want - have)}"
-    raise ContractError(
-        f"{where} has {why}: use the same --vectors, --storage and --keep as before, or another --table"
-    )
+    """Refuse columns that the table lacks or has in another type; what it has besides stays null."""
+    wrong = [f"{f.name} {f.type}" for f in other if f.name not in table.names or table.field(f.name).type != f.type]
+    wrong += [f"no {f.name}" for f in table if pa.types.is_fixed_size_list(f.type) and f.name not in other.names]
+    if wrong:
+        raise ContractError(
+            f"{where} has other columns: this run would write {', '.join(wrong)}; the table has "
+            f"{', '.join(f'{f.name} {f.type}' for f in table)}: use the same --vectors, --storage and types of --keep "
+            "as before, or another --table"
+        )

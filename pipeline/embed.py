@@ -12,13 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import Contract, Keep
-from pipeline.errors import ContractError, RejectReason, Stage
+from pipeline.errors import ClusterError, ContractError, RejectReason, Stage
 from pipeline.schema import EMBEDDING_COLUMNS, Kind, embedded_schema
 
+ARRAYS = ("image", "text", "cross", "itc_score", "itm_score")  # of Embeddings
 UNIT_TOLERANCE = 1e-5  # of a vector's length, in float32; a NaN fails the comparison too
 
 Pixels = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
+Images = npt.NDArray[np.int64]  # for each pair, which picture
+Arrays = dict[str, Vectors]  # by name, as ARRAYS
+Problems = list[str | None]  # of each pair
 
 
 class Preparer(Protocol):
@@ -52,8 +56,12 @@ class Embeddings(Protocol):
     def itm_score(self) -> Vectors: ...
 
 
+class DeviceLostError(ClusterError):
+    """The GPU does not answer this process any more; another process may find it well."""
+
+
 class Embedder(Protocol):
-    """The model in an actor."""
+    """The model in an actor. A GPU that does not answer any more is a DeviceLostError."""
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
         """Embed P pairs of N pictures.
@@ -63,6 +71,10 @@ class Embedder(Protocol):
             token_ids: P captions, unpadded.
             image_of: for each of the P captions, which of the N pictures it belongs to.
         """
+        ...
+
+    def embed_exactly(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
+        """The same in float32, for a pair that could not be embedded otherwise."""
         ...
 
 
@@ -90,7 +102,13 @@ class Stored:
         return embedded_schema(self.keep, self.vectors, self.dimension, self.storage)
 
 
-def embed_batch(batch: pa.Table, embedder: Embedder, stored: Stored, batch_size: int) -> pa.Table:
+def embed_batch(
+    batch: pa.Table,
+    embedder: Embedder,
+    stored: Stored,
+    batch_size: int,
+    further: Callable[[int], None] = lambda calls: None,
+) -> pa.Table:
     """Embed the samples of a batch; its rejects and end records pass through.
 
     Args:
@@ -98,6 +116,7 @@ def embed_batch(batch: pa.Table, embedder: Embedder, stored: Stored, batch_size:
         embedder: the model.
         stored: the layout of the rows to make.
         batch_size: pictures in one model call, at most.
+        further: told after each model call how many there have been.
 
     Returns:
         Rows in `stored.schema`: a pair or a reject for each caption, what passed through, and for
@@ -110,7 +129,18 @@ def embed_batch(batch: pa.Table, embedder: Embedder, stored: Stored, batch_size:
     for i in range(calls):  # calls of equal size: a full one and a tiny one would waste the second
         start, stop = (samples.num_rows * k // calls for k in (i, i + 1))
         parts += _call(samples.slice(start, stop - start), embedder, stored)
+        further(i + 1)
     return pa.concat_tables(parts)
+
+
+def require_sane(embeddings: Embeddings) -> None:
+    """Refuse a model that cannot embed a plain pair.
+
+    Raises:
+        ClusterError: a vector or score cannot be stored.
+    """
+    if problem := _problems({name: getattr(embeddings, name) for name in ARRAYS})[0]:
+        raise ClusterError(f"of a plain grey picture, {problem}: look at the GPU, or at the checkpoint")
 
 
 def _call(samples: pa.Table, embedder: Embedder, stored: Stored) -> list[pa.Table]:
@@ -120,13 +150,12 @@ def _call(samples: pa.Table, embedder: Embedder, stored: Stored) -> list[pa.Tabl
     image_of = pc.list_parent_indices(samples["captions"]).to_numpy()
     token_ids = pc.struct_field(captions, "token_ids").to_pylist()
     began = time.perf_counter()
-    embeddings = embedder.embed(pixels, token_ids, image_of.tolist())
+    arrays, problems = _embedded(embedder, pixels, token_ids, image_of, stored.dimension)
     seconds = time.perf_counter() - began
     record = pa.table({"kind": [str(Kind.CALL)], "pairs": [len(image_of)], "seconds": [seconds]})
-    _require_shapes(embeddings, len(image_of), stored.dimension)
     columns = [name for name in samples.column_names if name in stored.schema.names]  # not the pixels
-    pairs = _pairs(samples.select(columns).take(pa.array(image_of)), captions, embeddings, stored)
-    return [pairs, _conform(record, stored.schema)]
+    of_image = samples.select(columns).take(pa.array(image_of))
+    return [_pairs(of_image, captions, arrays, problems, stored), _conform(record, stored.schema)]
 
 
 def _square(value: pa.Scalar) -> Pixels:
@@ -135,22 +164,38 @@ def _square(value: pa.Scalar) -> Pixels:
     return flat.reshape(side, side, 3)
 
 
-def _pairs(of_image: pa.Table, captions: pa.ChunkedArray, embeddings: Embeddings, stored: Stored) -> pa.Table:
-    problems = [_problem(getattr(embeddings, v), f"{v}_embedding") for v in ("image", "text", "cross")]
-    problems += [_unscored(getattr(embeddings, s), s) for s in ("itc_score", "itm_score")]
-    detail = [next((p[i] for p in problems if p[i]), None) for i in range(of_image.num_rows)]
-    bad = pa.array([d is not None for d in detail])
+def _embedded(
+    embedder: Embedder, pixels: Pixels, token_ids: list[list[int]], image_of: Images, dimension: int
+) -> tuple[Arrays, Problems]:
+    """The vectors and scores of all pairs, and what is wrong with each, also when it is embedded alone in float32."""
+    embeddings = embedder.embed(pixels, token_ids, image_of.tolist())
+    _require_shapes(embeddings, len(image_of), dimension)
+    arrays = {name: getattr(embeddings, name) for name in ARRAYS}
+    problems = _problems(arrays)
+    for i in [i for i, problem in enumerate(problems) if problem]:
+        alone = embedder.embed_exactly(pixels[image_of[i : i + 1]], token_ids[i : i + 1], [0])
+        (problem,) = _problems({name: getattr(alone, name) for name in ARRAYS})
+        problems[i] = problem and f"{problems[i]}; alone in float32, {problem}"
+        if problem is None:
+            arrays = {name: np.concatenate([a[:i], getattr(alone, name), a[i + 1 :]]) for name, a in arrays.items()}
+    return arrays, problems
+
+
+def _pairs(
+    of_image: pa.Table, captions: pa.ChunkedArray, arrays: Arrays, problems: Problems, stored: Stored
+) -> pa.Table:
+    bad = pa.array([problem is not None for problem in problems])
     columns = {name: of_image[name] for name in of_image.column_names}
     for name in ("position", "caption_index", "caption", "truncated"):
         columns[name] = pc.struct_field(captions, name)
     columns["kind"] = pc.if_else(bad, Kind.REJECT, Kind.PAIR)
-    columns["detail"] = pa.array(detail, pa.string())
+    columns["detail"] = pa.array(problems, pa.string())
     columns["reason"] = pc.if_else(bad, RejectReason.NOT_FINITE, pa.scalar(None, pa.string()))
     columns["stage"] = pc.if_else(bad, Stage.EMBED, pa.scalar(None, pa.string()))
     for vector in stored.vectors:
-        columns[EMBEDDING_COLUMNS[vector]] = _fixed_size_list(getattr(embeddings, vector), stored.storage)
-    columns["itc_score"] = pa.array(embeddings.itc_score, pa.float32())
-    columns["itm_score"] = pa.array(embeddings.itm_score, pa.float32())
+        columns[EMBEDDING_COLUMNS[vector]] = _fixed_size_list(arrays[vector], stored.storage)
+    columns["itc_score"] = pa.array(arrays["itc_score"], pa.float32())
+    columns["itm_score"] = pa.array(arrays["itm_score"], pa.float32())
     return _conform(pa.table(columns), stored.schema)
 
 
@@ -164,14 +209,17 @@ def _require_shapes(embeddings: Embeddings, pairs: int, dimension: int) -> None:
             )
 
 
-def _problem(vectors: Vectors, name: str) -> list[str | None]:
-    """What is wrong with each vector, if anything: finite and of unit length is what we store."""
-    norms = np.linalg.norm(vectors, axis=1)
-    return [None if abs(n - 1) <= UNIT_TOLERANCE else f"{name} has length {n}, not 1" for n in norms]
-
-
-def _unscored(scores: Vectors, name: str) -> list[str | None]:
-    return [None if math.isfinite(s) else f"{name} is {s}" for s in scores]
+def _problems(arrays: Arrays) -> Problems:
+    """What is wrong with each pair, if anything: we store what is finite, and vectors of unit length."""
+    found: Problems = [None] * len(arrays["itc_score"])
+    for name, array in reversed(arrays.items()):  # the first named is told
+        if name in EMBEDDING_COLUMNS:
+            norms = np.linalg.norm(array, axis=1)
+            wrong = [None if abs(n - 1) <= UNIT_TOLERANCE else f"{name}_embedding has length {n}, not 1" for n in norms]
+        else:
+            wrong = [None if math.isfinite(score) else f"{name} is {score}" for score in array]
+        found = [mine or before for mine, before in zip(wrong, found, strict=True)]
+    return found
 
 
 def _fixed_size_list(vectors: Vectors, storage: str) -> pa.Array:

@@ -5,10 +5,15 @@ BridgelakeError                 base; its text says what, which, what was allowe
 ├── InputError                  the inputs hold nothing that can be read            (exit 1)
 ├── ShardError                  one shard could not be read to its end; names the shard
 ├── CoverageError               positions written do not cover what was read; names the slice
+├── DoubtError                  a slice has so many broken vectors that the device is to be doubted
+├── ContractError               the table was made with another model or preprocessing (exit 1)
 ├── TableError                  the table cannot be opened, written or committed    (exit 1)
-│   ├── ContractError           the table was made with another model or preprocessing
 │   └── CommitConflictError     somebody else committed first; the committer tries again
+├── LedgerError                 ledger and table contradict each other; see verify.py (exit 1)
 ├── ClusterError                the cluster lacks what the run asked for            (exit 1)
+│   ├── PreflightError          a worker or the store is not as the run needs it
+│   └── StalledError            a stage made no progress for too long; names the stage
+├── RejectRateError             more pairs were rejected than the run may lose      (exit 1)
 └── FetchError                  a row's picture could not be fetched again from its shard
 """
 
@@ -47,11 +52,15 @@ class CoverageError(BridgelakeError):
     """The positions written or rejected are not exactly those that were read."""
 
 
+class DoubtError(BridgelakeError):
+    """So many vectors of a slice cannot be stored that the device or the model is to be doubted."""
+
+
 class TableError(BridgelakeError):
     """A table cannot be opened, written or committed."""
 
 
-class ContractError(TableError):
+class ContractError(BridgelakeError):
     """The table was made with another model, preprocessing or storage type."""
 
 
@@ -59,8 +68,24 @@ class CommitConflictError(TableError):
     """Somebody else committed since the version that this commit was made for."""
 
 
+class LedgerError(BridgelakeError):
+    """Ledger and table contradict each other; trying again would not help."""
+
+
 class ClusterError(BridgelakeError):
     """The cluster lacks what the run asked for."""
+
+
+class PreflightError(ClusterError):
+    """A worker or the store is not as the run needs it; found before any work is done."""
+
+
+class StalledError(ClusterError):
+    """A stage made no progress for too long."""
+
+
+class RejectRateError(BridgelakeError):
+    """More pairs were rejected than the run may lose; what was whole is committed."""
 
 
 class FetchError(BridgelakeError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import FetchError, ShardError
 from pipeline.parquet import ParquetShard, byte_columns, image_bytes, image_columns
+from pipeline.retry import call
 from pipeline.shards import Format, sniff
 from pipeline.storage import FIRST_BYTES, connect, join, open_file, reading
 
@@ -85,10 +86,10 @@ def _checked(row: Row, image: bytes | None) -> Answer:
 def _from_tar(row: Row, uri: str) -> Answer:
     store, path = connect(uri)
     start, length = row["image_offset"], row["image_length"]
-    image = bytes(store.cat_file(path, start=start, end=start + length))
+    image = bytes(call(store.cat_file, path, start=start, end=start + length))
     if len(image) > length:  # a web server that knows no ranges sends all
         image = image[start : start + length]
-    if not _is_it(row, image) and sniff(store.cat_file(path, start=0, end=FIRST_BYTES)) == Format.TAR_GZ:
+    if not _is_it(row, image) and sniff(call(store.cat_file, path, start=0, end=FIRST_BYTES)) == Format.TAR_GZ:
         return _from_gzip([row], uri)[0]  # gzipped, under a name that does not say so
     return _checked(row, image)
 

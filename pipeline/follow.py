@@ -5,30 +5,30 @@
 The driver holds references and counts, never rows.
 """
 
-import queue
-import re
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import ray
 from ray.data import Dataset
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
+from pipeline.cluster import cause
 from pipeline.committer import Committer
-from pipeline.errors import BridgelakeError, ClusterError, CoverageError
+from pipeline.config import FaultConfig
+from pipeline.errors import CoverageError, DoubtError
 from pipeline.gather import Calls, End, Gather, Part, Ready, Ref, inspect_block
-from pipeline.ledger import SliceRecord
+from pipeline.losses import Losses
 from pipeline.progress import Counts, Observer
+from pipeline.pump import Pump
+from pipeline.records import Outcome, SliceRecord
 from pipeline.shards import Slice
+from pipeline.watchdog import WRITING, Watchdog
 from pipeline.write import Job, Report, Target, write_jobs
 
-_OURS = re.compile(r"^(?:pipeline|model)\.errors\.\w+: (.*)$", re.MULTILINE)
-_QUEUED_BLOCKS = 64  # embedded blocks that wait for the driver
 _MOST_WRITERS = 16  # in flight; more would pile up blocks faster than the store takes them
 _SHARED_TASKS = 64  # slices that wait for the writers in flight, to share a task
+_NAMED = 3  # slices of a writer
 
 # No CPU is reserved: readers would keep them from starting until a whole slice is read.
 _inspect = ray.remote(num_cpus=0, max_retries=3)(inspect_block)
@@ -46,9 +46,6 @@ class Busy:
     pairs: int = 0
 
 
-_END = object()
-
-
 class Follow:
     """Follows one run from the stream of blocks to the last commit."""
 
@@ -58,6 +55,7 @@ class Follow:
         target: Target,
         committer: Committer,
         fragment_rows: int,
+        faults: FaultConfig,
     ) -> None:
         self.busy = Busy()
         self.failures: dict[str, str] = {}  # slice name -> error
@@ -71,77 +69,97 @@ class Follow:
         self._ends: dict[str, End] = {}
         self._ready: list[Ready] = []
         self._inspecting: dict[Ref, Ref] = {}  # task -> block
-        self._writing: set[Ref] = set()
-        self._rejects = 0
+        self._writing: dict[Ref, list[str]] = {}  # task -> attempts
+        # Rejects that are tried again say nothing of the data, nor of the GPU.
+        self._again = any(slice_.only is not None for slice_ in self.slices.values())
+        self._losses = Losses(faults.max_reject_rate, target.database.table)
         self._began = time.monotonic()
 
-    def run(self, stream: Dataset, observer: Observer, commit_seconds: float) -> None:
+    def run(self, stream: Dataset, observer: Observer, commit_seconds: float, watch: Watchdog) -> None:
         """Until every slice is committed or failed.
 
         Raises:
             BridgelakeError: a stage as a whole cannot go on; what was whole has been committed.
         """
-        blocks: queue.Queue[Any] = queue.Queue(_QUEUED_BLOCKS)
-        over = threading.Event()
-        threading.Thread(target=_pump, args=(stream, blocks, over), daemon=True).start()
-        streaming = True
+        pump = Pump(stream)
         try:
-            while streaming or self._inspecting or self._writing or self._ready:
-                streaming = self._take(blocks) if streaming else False
-                self._handle(wait=0.1 if self._inspecting or self._writing else 0.0)
-                self._write_ready(everything=not streaming and not self._inspecting)
+            while pump.running or self._inspecting or self._writing or self._ready:
+                watch.check()
+                for line in watch.news():
+                    observer.say(line)
+                self._take(pump)
+                self._handle(watch)
+                self._write_ready(everything=not pump.running and not self._inspecting)
+                watch.doing = self._doing()
                 if self._committer.due(commit_seconds):
-                    self._committer.commit()
+                    self._commit(watch)
                 observer.update(self._counts())
         finally:
-            over.set()
-            self._committer.commit()
+            pump.stop()
+            try:
+                self._commit(watch)
+            finally:
+                pump.close()
         lost = {a: f"lost on the way: {why}" for a, why in self._gather.unfinished().items()}
-        self._fail(lost | dict.fromkeys(self._left - lost.keys(), "lost on the way: nothing of it came"))
-        self._committer.commit()
+        lost |= dict.fromkeys(self._left - lost.keys(), "lost on the way: nothing of it came")
+        self._fail(lost, Outcome.LOST)
+        self._commit(watch)
         observer.update(self._counts())
 
-    def _take(self, blocks: "queue.Queue[Any]") -> bool:
-        """Start the inspection of the blocks that came; False after the last one."""
-        while len(self._writing) < _MOST_WRITERS:
-            try:
-                block = blocks.get(timeout=0 if self._inspecting or self._writing else 0.2)
-            except queue.Empty:
-                return True
-            if block is _END:
-                return False
-            if isinstance(block, BaseException):
-                raise _cause(block)
-            self._inspecting[_inspect.remote(block)] = block
-        return True  # the rest waits in the queue, and so do the actors
+    def _commit(self, watch: Watchdog) -> None:
+        with watch.committing():
+            self._committer.commit()
 
-    def _handle(self, wait: float) -> None:
+    def _take(self, pump: Pump) -> None:
+        """Start the inspection of the blocks that came."""
+        while len(self._writing) < _MOST_WRITERS:  # the rest waits in the queue, and so do the actors
+            block = pump.take(wait=0.0 if self._inspecting or self._writing else 0.2)
+            if block is None:
+                return
+            self._inspecting[_inspect.remote(block)] = block
+
+    def _handle(self, watch: Watchdog) -> None:
+        """Take the results of the tasks that are done."""
         tasks = [*self._inspecting, *self._writing]
         if not tasks:
             return
-        done, _ = ray.wait(tasks, num_returns=len(tasks), timeout=wait, fetch_local=True)
+        done, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0.1, fetch_local=True)
         for task in done:
+            watch.moved()
             try:
                 result = ray.get(task)
             except RayError as error:
-                raise _cause(error) from error
+                raise cause(error) from error
             if task in self._writing:
-                self._writing.discard(task)
+                del self._writing[task]
                 self._written(result)
             else:
                 self._inspected(self._inspecting.pop(task), *result)
+
+    def _doing(self) -> str:
+        """What the driver waits for besides the stream of blocks."""
+        if self._writing:
+            attempts = next(iter(self._writing.values()))
+            names = ", ".join(self.slices[a].name for a in attempts[:_NAMED])
+            more = f" and {len(attempts) - _NAMED} more" if len(attempts) > _NAMED else ""
+            return f"{WRITING}: slice {names}{more} to {self._committer.table}"
+        return "inspecting blocks: no worker has time for it" if self._inspecting else ""
 
     def _inspected(self, block: Ref, parts: list[Part], calls: Calls) -> None:
         self.busy.infer += calls.seconds
         self.busy.calls += calls.calls
         self.busy.pairs += calls.pairs
         for part in parts:
-            self._rejects += len(part.positions) - part.embedded
+            self._losses.add(part)
             if part.end and part.attempt not in self._ends:
                 self._ends[part.attempt] = part.end
                 self.busy.read += part.end.seconds
+        if not self._again:
+            self._losses.check()
         self._ready += self._gather.add(block, parts)
-        self._fail(self._gather.failed())
+        failed = self._gather.failed()
+        for outcome in (Outcome.FAILED, Outcome.LOST):
+            self._fail({a: end.error or "failed" for a, end in failed.items() if end.outcome == outcome}, outcome)
 
     def _write_ready(self, *, everything: bool) -> None:
         """Start writers: small slices together, so that a task is worth its start."""
@@ -161,68 +179,31 @@ class Follow:
         blocks = list(dict.fromkeys(ref for ready in batch for ref in ready.refs))
         index = {ref: i for i, ref in enumerate(blocks)}
         jobs = [Job(r.attempt, tuple(index[ref] for ref in r.refs), r.positions, r.parts) for r in batch]
-        self._writing.add(_write.remote(self._target, jobs, *blocks))
+        self._writing[_write.remote(self._target, jobs, *blocks)] = [job.attempt for job in jobs]
 
     def _written(self, reports: list[Report]) -> None:
         for report in reports:
             self.busy.write += report.seconds
-            record, end = self._records[report.attempt], self._ends.get(report.attempt)
+            if report.attempt not in self._left:
+                continue  # its slice has failed by an earlier part
+            end = self._ends.get(report.attempt)
             try:
-                whole = self._committer.add(report, record, end.pairs if end else None)
-            except CoverageError as error:
-                self._fail({report.attempt: str(error)})
+                whole = self._committer.add(report, self._records[report.attempt], end)
+            except (CoverageError, DoubtError) as error:
+                self._fail({report.attempt: str(error)}, Outcome.LOST)
             else:
                 self._left -= {report.attempt} if whole else set()
 
-    def _fail(self, errors: Mapping[str, str]) -> None:
+    def _fail(self, errors: Mapping[str, str], outcome: Outcome) -> None:
+        """Slices that were not finished: because of the shard (`failed`), or of something else (`lost`)."""
         if not errors:
             return
-        self._committer.fail({a: replace(self._records[a], error=why) for a, why in errors.items()})
+        self._committer.fail({a: replace(self._records[a], outcome=outcome, error=e) for a, e in errors.items()})
         for attempt, why in errors.items():
             self.failures[self.slices[attempt].name] = why
             self._left.discard(attempt)
 
     def _counts(self) -> Counts:
-        done = len(self.slices) - len(self._left)
+        done, rejects = len(self.slices) - len(self._left), self._losses.rejects.total()
         seconds = time.monotonic() - self._began
-        return Counts(
-            done, len(self.slices), self.busy.pairs + self._rejects, self._rejects, len(self.failures), seconds
-        )
-
-
-def _pump(stream: Dataset, blocks: "queue.Queue[Any]", over: threading.Event) -> None:
-    """Pull the stream's blocks, as references, into a bounded queue: a slow driver slows the actors.
-
-    Ends when the run is `over`, which lets go of the stream and so of its actors.
-    """
-    try:
-        for bundle in stream.iter_internal_ref_bundles():
-            for entry in bundle.blocks:
-                if not _put(blocks, entry.ref, over):
-                    return
-        _put(blocks, _END, over)
-    except BaseException as error:  # noqa: BLE001  # whatever it is, the driver raises it
-        _put(blocks, error, over)
-
-
-def _put(blocks: "queue.Queue[Any]", item: object, over: threading.Event) -> bool:
-    while not over.is_set():
-        try:
-            blocks.put(item, timeout=1)
-        except queue.Full:
-            continue
-        return True
-    return False
-
-
-def _cause(error: BaseException) -> BridgelakeError:
-    """The error that a worker raised, said in one line."""
-    cause: BaseException = error
-    while isinstance(cause, RayTaskError) and cause.cause is not None:
-        cause = cause.cause
-    if isinstance(cause, BridgelakeError):
-        return cause
-    if ours := _OURS.findall(str(cause)):  # an actor that cannot start has its error as text only
-        return ClusterError(ours[-1].strip())
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    return ClusterError(f"the run cannot go on: {lines[-1].strip() if lines else type(cause).__name__}")
+        return Counts(done, len(self.slices), self.busy.pairs + rejects, rejects, len(self.failures), seconds)

@@ -28,6 +28,7 @@ class Part:
     attempt: str
     positions: Positions  # of pairs and rejects
     embedded: int
+    rejects: Mapping[str, int]  # by reason
     end: "End | None"
 
 
@@ -38,6 +39,8 @@ class End:
     pairs: int | None
     error: str | None
     seconds: float
+    fingerprint: str | None = None
+    outcome: str | None = None  # if it could not be read to its end: whose fault that is
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def inspect_block(block: pa.Table) -> tuple[list[Part], Calls]:
     """What a block holds, slice by slice; small enough to be sent to the driver."""
     kinds = block["kind"]
     calls = block.filter(pc.equal(kinds, Kind.CALL))
-    rows = block.select(["kind", "attempt", "position", "pairs", "detail", "seconds"])
+    rows = block.select(["kind", "attempt", "position", "reason", "pairs", "detail", "seconds", "fingerprint"])
     rows = rows.filter(pc.not_equal(kinds, Kind.CALL))
     parts = [_part(attempt.as_py(), rows) for attempt in pc.unique(rows["attempt"])]
     pairs, seconds = pc.sum(calls["pairs"]).as_py() or 0, pc.sum(calls["seconds"]).as_py() or 0.0
@@ -64,12 +67,18 @@ def _part(attempt: str, rows: pa.Table) -> Part:
     mine = rows.filter(pc.equal(rows["attempt"], attempt))
     ends = mine.filter(pc.equal(mine["kind"], Kind.END)).to_pylist()
     placed = mine.filter(pc.not_equal(mine["kind"], Kind.END))
+    reasons = pc.value_counts(placed["reason"].drop_null())
     return Part(
         attempt=attempt,
         positions=positions_of(placed),
         embedded=pc.sum(pc.equal(placed["kind"], Kind.PAIR)).as_py() or 0,
-        end=End(ends[0]["pairs"], ends[0]["detail"], ends[0]["seconds"] or 0.0) if ends else None,
+        rejects={c["values"]: c["counts"] for c in reasons.to_pylist()},
+        end=_end(ends[0]) if ends else None,
     )
+
+
+def _end(row: dict[str, Any]) -> End:
+    return End(row["pairs"], row["detail"], row["seconds"] or 0.0, row["fingerprint"], row["reason"])
 
 
 def positions_of(rows: pa.Table) -> Positions:
@@ -150,13 +159,13 @@ class Gather:
             self._closed.add(attempt)
         return ready
 
-    def failed(self) -> Mapping[str, str]:
+    def failed(self) -> Mapping[str, End]:
         """Attempts whose reader said that it could not reach the end; they are forgotten."""
-        errors = {a: o.end.error or "failed" for a, o in self._open.items() if o.end and o.end.pairs is None}
-        for attempt in errors:
+        ends = {a: o.end for a, o in self._open.items() if o.end and o.end.pairs is None}
+        for attempt in ends:
             del self._open[attempt]
             self._closed.add(attempt)
-        return errors
+        return ends
 
     def unfinished(self) -> Mapping[str, str]:
         """After the last block: attempts that began and were never whole, with what is missing."""

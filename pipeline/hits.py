@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline.database import Database
 from pipeline.errors import FetchError
 from pipeline.fetch import Answer, Row, fetch_images
 from pipeline.plain import plain
 from pipeline.roots import source_roots
-from pipeline.table import Database
 
 if TYPE_CHECKING:
     import pandas as pd

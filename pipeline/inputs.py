@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import braceexpand
@@ -11,6 +11,8 @@ from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from pipeline.errors import ConfigError, InputError
+from pipeline.listing import first_bytes, found
+from pipeline.retry import call
 from pipeline.storage import connect, explain, redact, uri_of
 
 _WILD = re.compile(r"[*?\[]")
@@ -43,7 +45,7 @@ class Input:
     def _literal(self) -> dict[str, Any] | None:
         """What stands at the only path, taken by its letters; None if nothing does."""
         try:
-            info = dict(self.store.info(self.paths[0]))
+            info = dict(call(self.store.info, self.paths[0]))
             return info | {"type": "directory"} if self.paths[0].endswith("/") else info  # HTTP knows no folders
         except FileNotFoundError:
             return None
@@ -86,8 +88,7 @@ class Input:
         return _without_sidecars(self._found(folder, None), folder)
 
     def _found(self, folder: str, depth: int | None) -> dict[str, dict[str, Any]]:
-        found = self.store.find(folder, maxdepth=depth, withdirs=depth is not None, detail=True)
-        return {p.rstrip("/"): info for p, info in found.items()}
+        return found(self.store, folder, depth, partial(_is_hidden, base=folder))
 
     def _globbed(self) -> list[Entry]:
         pattern = self.paths[0]
@@ -116,6 +117,13 @@ class Input:
             is_folder = listed[path]["type"] == "directory"
             entries += self._folder(path) if is_folder else [Entry(path, listed[path], explicit=True)]
         return entries
+
+    def first_bytes(self, entries: Sequence[Entry]) -> list[bytes]:
+        """The first bytes of each file; empty where one is not to be read."""
+        try:
+            return first_bytes(self.store, [e.path for e in entries])
+        except Exception as error:  # every store has errors of its own; raised again as ours
+            raise InputError(f"{redact(self.text)} cannot be listed: {explain(error)}") from error
 
     def pattern(self) -> str:
         """A regular expression for what this input would name, over whole paths in its store."""
@@ -183,7 +191,7 @@ def _common(folders: Sequence[str]) -> str:
 
 def _is_hidden(path: str, base: str) -> bool:
     below = path.removeprefix(base).strip("/").split("/")
-    return any(part.startswith((".", "_")) or part.endswith(".lance") for part in below)
+    return any(part.startswith((".", "_")) or part.endswith(".lance") or part == "lost+found" for part in below)
 
 
 def _without_sidecars(found: dict[str, dict[str, Any]], base: str) -> list[Entry]:

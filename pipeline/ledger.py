@@ -1,58 +1,25 @@
-"""Which slices are done: one row a slice, absorbed from the table's own transactions; and run records.
+"""Which slices are done: one row a try at a slice, absorbed from the table's own transactions.
 
 The ledger stands at a version of the table: it holds what every commit up to there brought. Whoever absorbs
 the next ones does it in one compare-and-swap, so that several jobs write each of them once.
 """
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterable
 
 import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import CommitConflictError, TableError
+from pipeline.database import Database
+from pipeline.errors import CommitConflictError, LedgerError, TableError
+from pipeline.plan import Failures, Identity
+from pipeline.records import COLUMNS, Outcome, SliceRecord, current_of
+from pipeline.retry import patiently
 from pipeline.roots import source_roots
-from pipeline.schema import RUNS, SHARDS
-from pipeline.table import SLICES_PROPERTY, Database, Rows
+from pipeline.schema import SHARDS
+from pipeline.table import Rows
 
-COMMITTED = "committed"
-FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class SliceRecord:
-    """One finished (or failed) attempt at a slice. read = embedded + rejected + taken_down."""
-
-    dataset: str
-    root: str
-    shard: str
-    slice: str
-    slices: int
-    size: int
-    etag: str
-    attempt: str
-    run_id: str
-    read: int = 0
-    embedded: int = 0
-    rejected: int = 0
-    taken_down: int = 0
-    truncated: int = 0
-    seconds: float = 0.0
-    error: str | None = None
-
-    def row(self, version: int | None) -> dict[str, Any]:
-        """As a row of `<table>_shards`; `version` is the table's version with its rows, None if it failed."""
-        outcome = FAILED if version is None else COMMITTED
-        return {**asdict(self), "outcome": outcome, "version": version, "at": datetime.now(UTC)}
-
-
-def properties(records: Iterable[SliceRecord]) -> dict[str, str]:
-    """The transaction properties that make a commit its own log entry."""
-    return {SLICES_PROPERTY: json.dumps([asdict(r) for r in records])}
+Versioned = tuple[int, SliceRecord]
 
 
 class Ledger:
@@ -61,6 +28,7 @@ class Ledger:
     def __init__(self, database: Database, dataset: str) -> None:
         self._database = database
         self._dataset = dataset
+        self._known: tuple[int, dict[str, list[Versioned]]] = (0, {})  # of which version of the ledger
         self._open()
         self._seen = self._stands_at  # of the table: what absorb() has looked at
         table = Rows.open(database)
@@ -76,7 +44,7 @@ class Ledger:
 
     def _require_new(self) -> None:
         if self._stands_at:
-            raise TableError(
+            raise LedgerError(
                 f"{self._database.path()} was removed or made anew, and its ledger {self._database.path('shards')} "
                 f"still holds the slices committed up to version {self._stands_at}: bring the table back, or remove "
                 "its companions (_shards, _rejects, _runs) too and embed again"
@@ -93,31 +61,39 @@ class Ledger:
         Returns:
             This dataset's records in those commits, whoever made them and whoever wrote them down.
         """
-        news = [(version, SliceRecord(**r)) for version, records in self._news(table) for r in records]
+        news = [(version, record) for version, records in self._news(table) for record in records]
         failures = [r.row(None) for r in failed]
-        while rows := [r.row(version) for version, r in news if version > self._stands_at] + failures:
-            try:
-                self._write(pa.Table.from_pylist(rows, schema=SHARDS))
-            except CommitConflictError:
-                self._open()  # another job absorbed some of them, or noted its failures
-            else:
-                break
+        for attempt in patiently(TableError):
+            with attempt:
+                if attempt.retry_state.attempt_number > 1:
+                    self._open()  # another job absorbed some of them, or our own write landed and its reply was lost
+                rows = [r.row(version) for version, r in news if version > self._stands_at] + failures
+                if rows:
+                    self._write(pa.Table.from_pylist(rows, schema=SHARDS))
         self._stands_at = max([self._stands_at, *(version for version, _ in news)])
         self._seen = table.version
         return [r for _, r in news if r.dataset == self._dataset]
 
-    def _news(self, table: Rows) -> list[tuple[int, list[dict[str, Any]]]]:
+    def _news(self, table: Rows) -> list[tuple[int, list[SliceRecord]]]:
         try:
             return list(table.commits_since(self._seen))
+        except TableError:
+            self._open()  # versions were cleaned up; whoever did it absorbed them first
+        found: dict[int, list[SliceRecord]] = {}
+        for version, record in (each for records in self._history().values() for each in records):
+            if version > self._seen:
+                found.setdefault(version, []).append(record)
+        absorbed = sorted(found.items())
+        try:
+            return absorbed + list(table.commits_since(max(self._seen, self._stands_at)))
         except TableError as error:
-            # Somebody cleaned up versions, of an index say; no harm if all rows are accounted for.
-            latest = {(r["dataset"], r["slice"]): r for r in self._committed(["dataset", "slice", "embedded"])}
-            known, there = sum(r["embedded"] for r in latest.values()), table.dataset.count_rows()
+            # Or somebody who knows nothing of a ledger: of an index, say. No harm if all rows are accounted for.
+            known, there = sum(self.rows().values()), table.dataset.count_rows()
             if known == there:
-                return []
-            raise TableError(
+                return absorbed
+            raise LedgerError(
                 f"{error}; the ledger stands at version {self._seen} and counts {known} rows, the table has {there}: "
-                "versions were cleaned up before the ledger had absorbed them"
+                "versions were cleaned up before the ledger had absorbed them; verify.py --repair mends it"
             ) from error
 
     def _write(self, rows: pa.Table) -> None:
@@ -128,27 +104,45 @@ class Ledger:
         fragments = self._database.write("shards", rows)
         self._rows = self._database.swap("shards", self._rows, SHARDS, fragments)
 
-    def _committed(self, columns: list[str]) -> list[dict[str, Any]]:
-        """Rows of committed slices, the oldest first."""
-        rows = self._read([*columns, "outcome", "version"])
-        done: list[dict[str, Any]] = rows.filter(pc.equal(rows["outcome"], COMMITTED)).sort_by("version").to_pylist()
-        return done
+    def _history(self) -> dict[str, list[Versioned]]:
+        """Dataset -> everything that commits brought, with their versions."""
+        version = self._rows.version if self._rows is not None else 0
+        if self._known[0] != version:
+            rows = self._read([*COLUMNS, "version"])
+            found: dict[str, list[Versioned]] = {}
+            for row in rows.filter(pc.is_valid(rows["version"])).to_pylist():
+                found.setdefault(row["dataset"], []).append((row.pop("version"), SliceRecord(**row)))
+            self._known = version, found
+        return self._known[1]
+
+    def rows(self) -> dict[str, int]:
+        """Dataset -> how many rows of the table are accounted for."""
+        current = {dataset: current_of(records) for dataset, records in self._history().items()}
+        return {dataset: sum(r.embedded for r in records.values()) for dataset, records in current.items()}
+
+    def current(self) -> dict[str, SliceRecord]:
+        """The dataset's records that count, by slice."""
+        return current_of(self._history().get(self._dataset, ()))
 
     @property
     def root(self) -> str | None:
         """Where the dataset's shards lie, as the latest run had it."""
         return source_roots(self._database).get(self._dataset)
 
-    def pairs(self) -> int:
-        """Pairs in all committed slices of the dataset, rejects among them."""
-        return sum(r["read"] for r in self._committed(["dataset", "read"]) if r["dataset"] == self._dataset)
+    @property
+    def read_as(self) -> str | None:
+        """Which caption and image keys the dataset was declared with, the last time; None before its first run."""
+        declared = [(v, r) for v, r in self._history().get(self._dataset, ()) if r.outcome == Outcome.DECLARED]
+        return max(declared, key=lambda each: each[0])[1].read_as if declared else None
 
-    def committed(self) -> Mapping[str, tuple[int, str]]:
-        """Slice -> (size, etag) of the shard that its rows were read from."""
-        rows = self._committed(["dataset", "slice", "size", "etag"])
-        return {r["slice"]: (r["size"], r["etag"]) for r in rows if r["dataset"] == self._dataset}
-
-
-def record_run(database: Database, row: dict[str, Any]) -> None:
-    """Append one run record."""
-    database.append("runs", pa.Table.from_pylist([row], schema=RUNS))
+    def failures(self) -> dict[tuple[str, Identity], Failures]:
+        """Shard, and its size and ETag then -> in how many runs it failed, and the last error."""
+        rows = self._read(["dataset", "shard", "size", "etag", "run_id", "outcome", "error", "at"])
+        rows = rows.filter(pc.and_(pc.equal(rows["outcome"], Outcome.FAILED), pc.equal(rows["dataset"], self._dataset)))
+        runs: dict[tuple[str, Identity], set[str]] = {}
+        found: dict[tuple[str, Identity], Failures] = {}
+        for row in rows.sort_by("at").to_pylist():  # a compaction may have put later rows first
+            what = row["shard"], (row["size"], row["etag"])
+            runs.setdefault(what, set()).add(row["run_id"])
+            found[what] = Failures(len(runs[what]), row["error"])
+        return found

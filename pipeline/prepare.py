@@ -1,9 +1,8 @@
 """A slice -> tables of prepared samples, rejects and one end record: the CPU half of the work."""
 
-import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,9 @@ from pipeline.config import ReadConfig
 from pipeline.decode import Rejected, decode
 from pipeline.embed import Preparer
 from pipeline.errors import RejectReason, ShardError, Stage
-from pipeline.read import Caption, Place, Reject, Sample, read_slice
+from pipeline.read import Caption, Fingerprint, Place, Reject, Sample, read_slice
+from pipeline.records import Outcome
+from pipeline.retry import GaveUpError, causes
 from pipeline.schema import Kind, prepared_schema
 from pipeline.shards import Slice
 from pipeline.storage import explain
@@ -30,31 +31,49 @@ def prepare_slice(slice: Slice, attempt: str, config: ReadConfig, preparer: Prep
     A shard that cannot be read to its end is an end record with the error in `detail` and null `pairs`, never
     an exception: the other shards go on.
     """
-    schema = prepared_schema(config.keep)
+    schema, fingerprint = prepared_schema(config.keep), Fingerprint()
     where = {"slice": slice.name, "attempt": attempt, "shard": slice.shard.path}
     rows: list[Row] = []
     pairs, size, seconds, clock = 0, 0, 0.0, time.perf_counter()
     end: Row = {"kind": Kind.END}
     try:
-        for read in read_slice(slice, config):
-            rows += [_reject_row(read)] if isinstance(read, Reject) else _prepared(read, config, preparer)
-            pairs += 1 if isinstance(read, Reject) else len(read.captions)
+        for read in read_slice(slice, config, fingerprint):
+            if (wanted := _wanted(read, slice)) is None:
+                continue
+            if isinstance(wanted, Reject):
+                rows.append(_reject_row(wanted))
+                pairs += 1
+            else:
+                rows += _prepared(wanted, config, preparer)
+                pairs += len(wanted.captions)
             size += len(rows[-1].get("pixels") or b"")
             if size >= _TABLE_BYTES or len(rows) >= _TABLE_ROWS:
                 seconds += time.perf_counter() - clock
                 yield _table(rows, where, schema)
                 rows, size, clock = [], 0, time.perf_counter()
-        end["pairs"] = pairs
+        end |= {"pairs": pairs, "fingerprint": str(fingerprint)}
     except ShardError as error:
-        end["detail"] = str(error)
+        gave_up = any(isinstance(each, GaveUpError) for each in causes(error))  # the store's fault, not the shard's
+        end |= {"detail": str(error), "reason": Outcome.LOST if gave_up else Outcome.FAILED}
     except Exception as error:  # noqa: BLE001  # whatever it is, this shard is named, and does not stop the others
-        rows, end["detail"] = [], f"{slice.shard.uri}: {explain(error)}"
+        rows = []
+        end |= {"detail": f"{slice.shard.uri}: {explain(error)}", "reason": Outcome.FAILED}
     end["seconds"] = seconds + time.perf_counter() - clock
     yield _table([*rows, end], where, schema)
 
 
 def _table(rows: list[Row], where: Row, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist([row | where for row in rows], schema=schema)
+
+
+def _wanted(read: Sample | Reject, slice: Slice) -> Sample | Reject | None:
+    """What is asked for of it: all, or the pairs at some positions."""
+    if slice.only is None:
+        return read
+    if isinstance(read, Reject):
+        return read if read.position in slice.only else None
+    captions = tuple(c for c in read.captions if c.position in slice.only)
+    return replace(read, position=captions[0].position, captions=captions) if captions else None
 
 
 def _prepared(sample: Sample, config: ReadConfig, preparer: Preparer) -> list[Row]:
@@ -80,7 +99,7 @@ def _prepared(sample: Sample, config: ReadConfig, preparer: Preparer) -> list[Ro
             "url": sample.url,
             "width": width,
             "height": height,
-            "sha256": hashlib.sha256(sample.image).hexdigest(),
+            "sha256": sample.sha256,
             "metadata": sample.metadata,
             "pixels": square.tobytes(),
             "captions": captions,

@@ -13,15 +13,17 @@ import pyarrow as pa
 
 from pipeline.config import Contract
 from pipeline.contract import contract_of, require_contract
+from pipeline.database import Database
 from pipeline.decode import Rejected, decode
 from pipeline.embed import Pixels, Preparer, Vectors
 from pipeline.errors import ConfigError, InputError, ShardError, TableError
 from pipeline.hits import DISTANCE, FETCH_ERROR, ITM_QUERY, Hits
 from pipeline.rerank import rerank
+from pipeline.retry import call
 from pipeline.roots import source_roots
 from pipeline.schema import EMBEDDING_COLUMNS
 from pipeline.storage import connect, explain, reading, redact
-from pipeline.table import Database, Rows
+from pipeline.table import Rows
 from pipeline.where import bad_where, check_where
 
 COLUMN = EMBEDDING_COLUMNS["image"]
@@ -113,7 +115,7 @@ def read_picture(image: Picture) -> bytes:
     try:
         with reading(uri):
             store, path = connect(uri)
-            return bytes(store.cat_file(path))
+            return bytes(call(store.cat_file, path))
     except ShardError as error:
         raise InputError(f"--image {error}") from error
 

@@ -11,7 +11,7 @@ from pipeline.config import Keep, ReadConfig
 from pipeline.errors import ConfigError, ShardError
 from pipeline.metadata import type_of_column, type_of_values
 from pipeline.parquet import ParquetShard, columns_of, parquet_samples
-from pipeline.samples import Caption, Judge, Place, Reject, Sample, folded
+from pipeline.samples import Caption, Fingerprint, Judge, Place, Reject, Sample, folded
 from pipeline.schema import embedded_schema, prepared_schema
 from pipeline.shards import Format, Shard, Slice, sniff
 from pipeline.storage import FIRST_BYTES, open_shard, reading
@@ -20,11 +20,16 @@ from pipeline.tar import tar_samples
 _LOOKED_AT = 100  # samples of a tar, to tell the types of --keep columns
 _OTHER_COLUMNS = ("id", "run_id")
 
-__all__ = ["Caption", "Place", "Reject", "Sample", "read_slice", "resolve_keep"]
+__all__ = ["Caption", "Fingerprint", "Place", "Reject", "Sample", "read_slice", "resolve_keep"]
 
 
-def read_slice(slice: Slice, config: ReadConfig) -> Iterator[Sample | Reject]:
+def read_slice(slice: Slice, config: ReadConfig, fingerprint: Fingerprint | None = None) -> Iterator[Sample | Reject]:
     """Stream a slice's pairs, each at one of the positions 0..n-1, in the same order at every reading.
+
+    Args:
+        slice: which one.
+        config: how to read it.
+        fingerprint: takes in all that was read.
 
     Raises:
         ShardError: the shard cannot be read to its end.
@@ -32,12 +37,12 @@ def read_slice(slice: Slice, config: ReadConfig) -> Iterator[Sample | Reject]:
     shard = slice.shard
     with reading(shard.uri), _opened(shard) as (file, format):
         if format != Format.PARQUET:
-            judge = Judge(config)
+            judge = Judge(config, fingerprint=fingerprint)
             for raw in tar_samples(_unpacked(file, format), shard.uri, config):
                 yield from judge(raw)
             return
         parquet = ParquetShard(file)
-        judge = Judge(config, _keys_before(parquet, slice, config))
+        judge = Judge(config, _keys_before(parquet, slice, config), fingerprint)
         for raw in parquet_samples(parquet, shard.uri, slice.row_groups, config):
             yield from judge(raw)
 
@@ -45,7 +50,7 @@ def read_slice(slice: Slice, config: ReadConfig) -> Iterator[Sample | Reject]:
 @contextmanager
 def _opened(shard: Shard) -> Iterator[tuple[BinaryIO, Format]]:
     """The shard's file, and what it is by its first bytes."""
-    with open_shard(shard.uri, shard.size) as file:
+    with open_shard(shard.uri, shard.size, shard.etag) as file:
         first = file.read(FIRST_BYTES)
         file.seek(0)
         format = sniff(first)

@@ -3,43 +3,48 @@
 slices -> stages.prepared (CPU tasks) -> stages.embedded (actors) -> blocks -> follow.Follow
 """
 
-import json
+import math
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from functools import partial
 
-from pipeline import cluster, stages
+from pipeline import cluster, stages, work
 from pipeline.committer import Committer
-from pipeline.config import Keep, RunConfig
-from pipeline.contract import Layout, require_contract
-from pipeline.embed import Model, Stored
-from pipeline.errors import InputError, ShardError, TableError
-from pipeline.follow import Follow
-from pipeline.ledger import Ledger, SliceRecord, record_run
+from pipeline.config import RunConfig
+from pipeline.datasets import Place, open_dataset
+from pipeline.embed import Model
+from pipeline.errors import InputError, TableError
+from pipeline.follow import Busy, Follow
+from pipeline.plan import QUARANTINE, Plan, plan, shards_of
+from pipeline.preflight import require_nodes
 from pipeline.progress import Observer
-from pipeline.read import resolve_keep
-from pipeline.schema import rows_schema
-from pipeline.shards import Listing, Plan, Slice, cut, list_shards, plan
+from pipeline.recheck import fingerprints
+from pipeline.replay import rejected, replays
+from pipeline.runs import record_run
+from pipeline.shards import Listing, cut, shard_of
 from pipeline.storage import redact
 from pipeline.summary import Summary
-from pipeline.table import Database, Rows, open_or_create
+from pipeline.watchdog import watching
+from pipeline.work import Work
 from pipeline.write import Target
-
-_LIBRARIES = ("ray", "pylance", "lancedb", "pyarrow", "torch", "transformers", "pillow")
 
 
 @dataclass(slots=True)
 class Run:
-    """One run; call `start` once."""
+    """One run; call `start` or `replay`, once."""
 
     config: RunConfig
     model: Model
     observer: Observer
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    _began: float = field(default_factory=time.monotonic)
+    _started: datetime = field(default_factory=lambda: datetime.now(UTC))
     _on: cluster.Placement | None = None
+    _follow: Follow | None = None
+    _touched: int = 0
 
     def start(self) -> Summary:
         """List, plan, embed and commit.
@@ -49,143 +54,152 @@ class Run:
             ContractError: the table was made with another model.
             ClusterError, TableError: the run cannot go on; what was whole is committed.
         """
-        began, started = time.monotonic(), datetime.now(UTC)
-        write = self.config.write
-        database = Database(write.db, write.table)
-        if (there := Rows.open(database)) is not None:
-            require_contract(database.path(), there.contract, self.model.contract)
-        ledger = Ledger(database, write.dataset_name)
-        listing = list_shards(self.config.read.inputs, write.source_root or ledger.root)
-        todo = self._plan(listing, ledger)
-        stored = self._stored(listing)
-        layout = Layout(rows_schema(stored.keep, stored.vectors, stored.dimension, stored.storage), self.model.contract)
-        target = Target(database.absolute(), layout.schema, write.dataset_name, self.run_id)
-        committer = Committer(open_or_create(database, layout), layout, target, ledger)
-        follow = Follow(self._records(todo, listing.root), target, committer, write.fragment_rows)
+        place = open_dataset(self.config, self.model.contract, self.run_id)
+        todo = self._plan(place)
+        committer = Committer(place.rows, place.layout, self._target(place), place.ledger)
+        if self.config.faults.prune:
+            committer.prune(work.pruned(todo.vanished, place.ledger.current(), place.blank))
+        begin = partial(self._work, place, todo, committer) if todo.pending or todo.changed else None
+        summary = self._do(place, todo, committer, begin)
+        idle = not (summary.pairs or summary.failures or summary.elsewhere or summary.quarantined)
+        if idle and not any(record.read for record in place.ledger.current().values()):
+            raise InputError(_nothing(self.config, place.listing))
+        return summary
+
+    def replay(self, reasons: Collection[str]) -> Summary:
+        """Try all rejected pairs again, of the slices that have one rejected for any of `reasons`.
+
+        Raises:
+            ContractError, ClusterError, TableError: as `start`.
+        """
+        place = open_dataset(self.config, self.model.contract, self.run_id)
+        current = place.ledger.current()
+        rejects = rejected(place.database, self.config.write.dataset_name, current)
+        again = replays(current, rejects, reasons, place.listing, place.blank, self.config.read.slice_bytes)
+        attempts, pairs = again.work.attempts, sum(map(len, again.work.only.values()))
+        self.observer.say(f"rejected pairs to try again: {pairs} in {len(attempts)} slices")
+        committer = Committer(place.rows, place.layout, self._target(place), place.ledger, again.work.only)
+        todo = Plan(pending=tuple(slice_ for slice_, _ in attempts.values()))
+        return self._do(place, todo, committer, (lambda: again.work) if attempts else None, again.left)
+
+    def _target(self, place: Place) -> Target:
+        return Target(place.database.absolute(), place.layout.schema, self.config.write.dataset_name, self.run_id)
+
+    def _plan(self, place: Place) -> Plan:
+        listing, ledger = place.listing, place.ledger
+        slices = [s for shard in listing.shards for s in cut(shard, self.config.read.slice_bytes)]
+        limit = math.inf if self.config.faults.retry_failed else QUARANTINE
+        todo = plan(slices, ledger.current(), ledger.failures(), listing.matches, limit)
+        ignored = f", {listing.ignored} other files ignored" if listing.ignored else ""
+        self.observer.say(f"found {len(listing.shards)} shards under {listing.root}{ignored}")
+        self.observer.say(todo.counts())
+        return todo
+
+    def _work(self, place: Place, todo: Plan, committer: Committer) -> Work:
+        """Attempts at all that is pending, and at what changed in more than its ETag."""
+        read = replace(self.config.read, keep=place.stored.keep)
+        same = work.touched(todo, fingerprints(todo.changed, read), place.ledger.current(), place.blank)
+        committer.touch(same)
+        committer.commit()
+        touched = {record.shard for record in same}
+        self._touched = len(touched)
+        if touched:
+            self.observer.say(f"only copied or touched, their rows stay: {len(touched)} shards")
+        changed = [s for s in todo.changed if s.shard.path not in touched]
+        return work.of_slices([*todo.pending, *changed], shards_of(changed), place.blank)
+
+    def _do(
+        self,
+        place: Place,
+        todo: Plan,
+        committer: Committer,
+        begin: Callable[[], Work] | None,
+        left: Mapping[str, str] | None = None,
+    ) -> Summary:
+        """Embed what `begin` gives once the cluster is joined, if anything; and record how it went."""
         outcome = "interrupted"
         try:
-            self._embed(todo, stored, follow)
-            outcome = "incomplete" if follow.failures or todo.changed else "done"
+            committer.commit()
+            if begin is not None:
+                self._embed(place, committer, begin)
+            outcome = "done"
         except Exception:  # only to record how it ended; raised again
             outcome = "failed"
             raise
         finally:
             self.observer.close()
-            summary = self._summary(outcome, todo, follow, committer, time.monotonic() - began)
-            if todo.pending:
-                self._note(database, started, summary)
-        if not (summary.pairs or summary.failures or todo.changed or summary.elsewhere or ledger.pairs()):
-            raise InputError(_nothing(self.config, listing))
+            summary = self._summary(outcome, todo, committer, left or {})
+            if begin is not None or committer.tally.commits:
+                self._note(place, summary)
         return summary
 
-    def _plan(self, listing: Listing, ledger: Ledger) -> Plan:
-        slices = [s for shard in listing.shards for s in cut(shard, self.config.read.slice_bytes)]
-        todo = plan(slices, ledger.committed(), listing.matches)
-        ignored = f", {listing.ignored} other files ignored" if listing.ignored else ""
-        self.observer.say(f"found {len(listing.shards)} shards under {listing.root}{ignored}")
-        counts = (len({slice_.shard.path for slice_ in part}) for part in (todo.skipped, todo.pending, todo.changed))
-        self.observer.say("skipped {} shards, pending {}, changed {}".format(*counts))
-        for name in todo.vanished:
-            self.observer.say(f"vanished, its rows stay: {name}")
-        return todo
-
-    def _stored(self, listing: Listing) -> Stored:
-        write, read = self.config.write, self.config.read
-        return Stored(
-            write.vectors, self.model.contract.dimension, write.storage, _typed(read.keep, listing, self.config)
-        )
-
-    def _records(self, todo: Plan, root: str) -> dict[str, tuple[Slice, SliceRecord]]:
-        """Attempt -> the slice and its ledger row, still without counts."""
-        records = {}
-        for number, slice_ in enumerate(todo.pending):
-            attempt, shard = f"{self.run_id}-{number}", slice_.shard
-            where = (
-                self.config.write.dataset_name,
-                root,
-                shard.path,
-                slice_.name,
-                slice_.count,
-                shard.size,
-                shard.etag,
-            )
-            records[attempt] = (slice_, SliceRecord(*where, attempt=attempt, run_id=self.run_id))
-        return records
-
-    def _embed(self, todo: Plan, stored: Stored, follow: Follow) -> None:
-        if not todo.pending:
-            return
+    def _embed(self, place: Place, committer: Committer, begin: Callable[[], Work]) -> None:
         with cluster.joined() as resources:
             self._on = cluster.lay_out(self.config.embed, resources)
             self.observer.say(self._on.describe())
-            prepared = stages.prepared(follow.slices, stored, self.config.read, self.model, self._on)
-            stream = stages.embedded(prepared, self.config.embed, self.model, self._on, stored)
-            follow.run(stream, self.observer, self.config.write.commit_seconds)
+            self._look_at_nodes(place)
+            attempts = begin().attempts
+            if attempts:
+                fragment_rows = self.config.write.fragment_rows
+                target, faults = self._target(place), self.config.faults
+                self._follow = Follow(attempts, target, committer, fragment_rows, faults)
+                self._stream(place, self._follow)
 
-    def _summary(self, outcome: str, todo: Plan, follow: Follow, committer: Committer, seconds: float) -> Summary:
-        tally, busy = committer.tally, follow.busy
+    def _look_at_nodes(self, place: Place) -> None:
+        """Each can read the shards and write the database, by its own means."""
+        some = [shard.uri for shard in place.listing.shards]
+        for line in require_nodes(place.database.absolute().uri, some):
+            self.observer.say(line)
+
+    def _stream(self, place: Place, follow: Follow) -> None:
+        assert self._on is not None  # noqa: S101  # _embed laid it out
+        with watching(self.config.faults.stall_seconds, self._on.describe()) as watch:
+            prepared = stages.prepared(follow.slices, place.stored, self.config.read, self.model, self._on, watch.line)
+            stream = stages.embedded(prepared, self.config.embed, self.model, self._on, place.stored, watch.line)
+            follow.run(stream, self.observer, self.config.write.commit_seconds, watch)
+
+    def _summary(self, outcome: str, todo: Plan, committer: Committer, left: Mapping[str, str]) -> Summary:
+        tally, faults = committer.tally, self.config.faults
+        failures = {**(self._follow.failures if self._follow else {}), **committer.overtaken, **left}
+        failed = {shard_of(name) for name in failures}
+        if outcome == "done" and len(failed) > faults.allow_failed_shards:
+            outcome = "incomplete"
+        busy = self._follow.busy if self._follow else Busy()
+        quarantined = {path: todo.failures[path].error for path in sorted(shards_of(todo.quarantined))}
         return Summary(
             run_id=self.run_id,
             outcome=outcome,
-            table=redact(Database(self.config.write.db, self.config.write.table).path()),
-            shards=len(todo.pending) + len(todo.skipped) + len(todo.changed),
-            skipped=len(todo.skipped),
+            table=redact(committer.table),
+            shards=len({s for part in (todo.skipped, todo.pending, todo.changed) for s in shards_of(part)}),
+            skipped=len(shards_of(todo.skipped)),
             committed=tally.slices,
             elsewhere=tally.elsewhere,
-            failures=dict(follow.failures),
-            changed=tuple(s.name for s in todo.changed),
+            failures=failures,
+            quarantined=quarantined,
+            replaced=len(shards_of(todo.changed)) - self._touched,
+            touched=self._touched,
             vanished=todo.vanished,
+            pruned=tuple(sorted(tally.pruned)),
             rows=tally.embedded,
             rejects=dict(tally.rejects),
             truncated=tally.truncated,
-            seconds=round(seconds, 3),
+            seconds=round(time.monotonic() - self._began, 3),
             busy={"read": busy.read, "infer": busy.infer, "write": busy.write + tally.seconds},
             calls=busy.calls,
             pairs_per_call=busy.pairs / busy.calls if busy.calls else 0.0,
             commits=tally.commits,
+            conflicts=tally.conflicts,
             version=committer.version,
         )
 
-    def _note(self, database: Database, started: datetime, summary: Summary) -> None:
+    def _note(self, place: Place, summary: Summary) -> None:
         """Write the run record; where the run has failed already, its own error is worth more than this one's."""
         try:
-            record_run(database, self._record(started, summary))
+            record_run(place.database, self.config, self._started, self._on, summary)
         except TableError as error:
             if summary.outcome in ("done", "incomplete"):
                 raise
             self.observer.say(f"nor could the run record be written: {error}")
-
-    def _record(self, started: datetime, summary: Summary) -> dict[str, Any]:
-        return {
-            "run_id": self.run_id,
-            "started": started,
-            "ended": datetime.now(UTC),
-            "outcome": summary.outcome,
-            "configuration": redact(self.config.to_json()),
-            "versions": json.dumps({name: _version(name) for name in _LIBRARIES}),
-            "compute": json.dumps(asdict(self._on) if self._on else {}),
-            "summary": json.dumps(summary.to_dict()),
-        }
-
-
-def _typed(keep: tuple[Keep, ...], listing: Listing, config: RunConfig) -> tuple[Keep, ...]:
-    """The kept columns with their types, told from the first shard that can be read."""
-    if all(k.type for k in keep):
-        return keep
-    problem: ShardError | None = None
-    for shard in listing.shards:
-        try:
-            return resolve_keep(keep, shard, config.read)
-        except ShardError as error:
-            problem = problem or error
-    raise InputError(f"--keep: no shard can be read to find the columns' types: {problem}")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None  # a head node does without torch
 
 
 def _nothing(config: RunConfig, listing: Listing) -> str:

@@ -1,5 +1,6 @@
 """What reading gives: samples and rejects, each pair at its own position in the slice."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Sample:
     position: int
     key: str
     image: bytes
+    sha256: str  # of the image, hexadecimal
     captions: tuple[Caption, ...]
     url: str | None
     place: Place
@@ -84,10 +86,29 @@ class RawSample:
     torn: bool = False  # only some members of a sample: if its key was seen before, it is a rest of that one
 
 
+class Fingerprint:
+    """Of all that was read, pictures included: the same after a copy or a touch, whatever is made of it."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, raw: RawSample, image: str | None) -> None:
+        """Take in one more; `image` is the SHA-256 of its picture."""
+        what = (raw.key, image, raw.captions, raw.url, raw.place, sorted(raw.fields.items()), raw.fault, raw.torn)
+        self._hash.update(repr(what).encode("utf-8", "surrogatepass"))
+
+    def __str__(self) -> str:
+        return self._hash.hexdigest()[:32]
+
+
 class Judge:
     """Gives every pair its position, and tells samples from rejects."""
 
-    def __init__(self, config: ReadConfig, seen: set[str] | None = None) -> None:
+    def __init__(
+        self, config: ReadConfig, seen: set[str] | None = None, fingerprint: Fingerprint | None = None
+    ) -> None:
+        """`seen`: keys that stand earlier in the shard; `fingerprint`: takes in all that is judged."""
+        self._fingerprint = fingerprint or Fingerprint()
         self._keep = config.keep
         self._not_metadata = frozenset(k.name.lower() for k in config.keep)
         self._seen = set() if seen is None else seen
@@ -95,11 +116,14 @@ class Judge:
 
     def __call__(self, raw: RawSample) -> Iterator[Sample | Reject]:
         """The sample's rejects and, if at least one of its pairs is left, the sample."""
+        sha256 = None if raw.image is None else hashlib.sha256(raw.image).hexdigest()
+        self._fingerprint.add(raw, sha256)
         fault = self._repeated(raw) or raw.fault
         keep: dict[str, object] = {}
+        unfit: set[str] = set()
         if fault is None:
             try:
-                keep = keep_values(self._keep, raw.fields)
+                keep, unfit = keep_values(self._keep, raw.fields)
             except BadValueError as error:
                 fault = Fault(RejectReason.BAD_METADATA, str(error))
         texts = raw.captions or [fault or Fault(RejectReason.NO_CAPTION, "the sample has no caption")]
@@ -110,9 +134,10 @@ class Judge:
             else:
                 yield self._reject(raw, index, text, fault)
             self._position += 1
-        if good and raw.image is not None:
-            metadata = as_json(raw.fields, raw.used | self._not_metadata)
-            yield Sample(good[0].position, raw.key, raw.image, tuple(good), raw.url, raw.place, keep, metadata)
+        if good and raw.image is not None and sha256 is not None:
+            metadata = as_json(raw.fields, raw.used | (self._not_metadata - unfit))
+            what = (good[0].position, raw.key, raw.image, sha256, tuple(good), raw.url, raw.place)
+            yield Sample(*what, keep, metadata)
 
     def _reject(self, raw: RawSample, index: int, text: str | Fault, fault: Fault | None) -> Reject:
         """The sample's own fault goes before its caption's."""
@@ -130,12 +155,24 @@ class Judge:
         return Fault(RejectReason.DUPLICATE_KEY, f"the key {raw.key} stands earlier in this shard")
 
 
-def keep_values(keep: Sequence[Keep], fields: Mapping[str, object]) -> dict[str, object]:
-    """The columns to bring along, typed; raises BadValueError if one does not fit its type."""
-    if not keep:
-        return {}
-    names = folded(fields)
-    return {k.name: as_type(k, fields.get(names.get(k.name.lower(), ""))) for k in keep}
+def keep_values(keep: Sequence[Keep], fields: Mapping[str, object]) -> tuple[dict[str, object], set[str]]:
+    """The columns to bring along, typed, and the names (lower case) of those not asked for that do not fit theirs.
+
+    Raises:
+        BadValueError: the value of a column that was asked for does not fit its type.
+    """
+    names = folded(fields) if keep else {}
+    values: dict[str, object] = {}
+    unfit: set[str] = set()
+    for k in keep:
+        try:
+            values[k.name] = as_type(k, fields.get(names.get(k.name.lower(), "")))
+        except BadValueError:
+            if k.asked:
+                raise
+            values[k.name] = None
+            unfit.add(k.name.lower())
+    return values, unfit
 
 
 def folded(fields: Mapping[str, object]) -> dict[str, str]:

@@ -25,7 +25,7 @@ class Kind(StrEnum):
     CALL = "call"  # one model call: `pairs` embedded in `seconds`
 
 
-_VALUE_TYPES = {
+VALUE_TYPES = {
     "string": pa.string(),
     "int64": pa.int64(),
     "float32": pa.float32(),
@@ -66,6 +66,7 @@ REPORT = [
     pa.field("pairs", pa.int64()),
     pa.field("truncated", pa.bool_()),  # of a pair: its caption was cut to the model's limit
     pa.field("seconds", pa.float64()),
+    pa.field("fingerprint", pa.string()),  # of an end record: of all that was read
 ]
 
 # A sample's captions; its pairs are at consecutive positions less those rejected while reading.
@@ -100,13 +101,16 @@ SHARDS = pa.schema(
     [
         pa.field("dataset", pa.string()),
         pa.field("root", pa.string()),  # where the dataset's shards lie; the latest row counts
+        pa.field("read_as", pa.string()),  # which caption and image keys the dataset was read with
         pa.field("shard", pa.string()),
         pa.field("slice", pa.string()),
         pa.field("slices", pa.int32()),  # how many slices the shard was cut into
         pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),  # ETag, or the modification time where the store has none
-        pa.field("attempt", pa.string()),
-        pa.field("outcome", pa.string()),  # committed, or failed
+        pa.field("fingerprint", pa.string()),  # of all that was read: the same after a copy or a touch
+        pa.field("attempt", pa.string()),  # under which the slice's rejects are written
+        pa.field("outcome", pa.string()),  # see ledger.Outcome
+        pa.field("replaces", pa.bool_()),  # what the ledger knew of the shard before is over
         pa.field("error", pa.string()),
         pa.field("read", pa.int64()),  # pairs; = embedded + rejected + taken_down
         pa.field("embedded", pa.int64()),
@@ -114,7 +118,7 @@ SHARDS = pa.schema(
         pa.field("taken_down", pa.int64()),
         pa.field("truncated", pa.int64()),
         pa.field("seconds", pa.float64()),
-        pa.field("version", pa.int64()),  # of `<table>` with this slice's rows in it; null if failed
+        pa.field("version", pa.int64()),  # of `<table>` with this slice's rows in it; null if not committed
         pa.field("run_id", pa.string()),
         pa.field("at", pa.timestamp("us", tz="UTC")),
     ]
@@ -136,7 +140,7 @@ RUNS = pa.schema(
 
 def keep_fields(keep: Sequence[Keep]) -> list[pa.Field]:
     """The columns that the user asked to keep, by name; their types must be known by now."""
-    return [pa.field(k.name, _VALUE_TYPES[k.type or "string"]) for k in sorted(keep, key=lambda k: k.name)]
+    return [pa.field(k.name, VALUE_TYPES[k.type or "string"]) for k in sorted(keep, key=lambda k: k.name)]
 
 
 def prepared_schema(keep: Sequence[Keep]) -> pa.Schema:

@@ -1,9 +1,9 @@
-"""Inputs -> shards -> slices, and the plan: what is listed less what is committed."""
+"""Inputs -> shards -> slices."""
 
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, ShardError
 from pipeline.inputs import Entry, Input, check_inside, expand, shared_root
+from pipeline.retry import call
 from pipeline.storage import FIRST_BYTES, connect, open_shard, reading, uri_of, version_of
 
+_INDEXED = re.compile(r"#\d+$")
 SHARD_NAMES = (".tar", ".tgz", ".tar.gz", ".parquet")
 
 
@@ -43,11 +45,13 @@ class Slice:
     index: int
     count: int
     row_groups: tuple[int, int] | None
+    only: frozenset[int] | None = None  # positions that are asked for again; None for all
 
     @property
     def name(self) -> str:
-        """The shard's path, with `#index` where the shard is cut into several."""
-        return self.shard.path if self.count == 1 else f"{self.shard.path}#{self.index}"
+        """The shard's path, with `#index` where the shard is cut into several, or could be taken for a slice."""
+        path = self.shard.path
+        return path if self.count == 1 and not _INDEXED.search(path) else f"{path}#{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +67,6 @@ class Listing:
     def matches(self, path: str) -> bool:
         """Whether a path relative to the root would be listed if it were there."""
         return any(re.fullmatch(p, self.prefix + path) for p in self.patterns)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run has to do. `vanished` holds names of committed slices whose shard is no longer there."""
-
-    pending: tuple[Slice, ...]
-    skipped: tuple[Slice, ...]
-    changed: tuple[Slice, ...]
-    vanished: tuple[str, ...]
 
 
 def sniff(first: bytes) -> Format:
@@ -122,7 +116,7 @@ def list_shards(inputs: Sequence[str], root: str | None) -> Listing:
     root = root or shared_root(opened)
     _, base = connect(root)
     prefix = base if base.endswith("/") or not base else base + "/"
-    shards = [_shard(uri, i, e, check_inside(prefix, root, i, e.path)) for uri, (i, e) in found.items()]
+    shards = [_shard(uri, i, e, check_inside(prefix, root, i, e.path)) for uri, (i, e) in sorted(found.items())]
     patterns = tuple(dict.fromkeys(i.pattern() for i in opened))
     return Listing(tuple(sorted(shards, key=lambda s: s.path)), root, len(ignored), prefix, patterns)
 
@@ -135,20 +129,14 @@ def _shard(uri: str, one: Input, entry: Entry, path: str) -> Shard:
     info = entry.info
     if info.get("size") is None:  # listings over HTTP tell names only
         with reading(uri):
-            info = one.store.info(entry.path)
+            info = call(one.store.info, entry.path)
     size = info.get("size")
     return Shard(uri, path, -1 if size is None else int(size), version_of(info))
 
 
 def _sniffed(entries: list[Entry], one: Input) -> list[Entry]:
     """Those entries that are shards by their first bytes."""
-    shards = []
-    for start in range(0, len(entries), 1000):
-        some = entries[start : start + 1000]
-        paths = [e.path for e in some]
-        firsts = one.store.cat_ranges(paths, [0] * len(paths), [FIRST_BYTES] * len(paths), on_error="return")
-        shards += [e for e, b in zip(some, firsts, strict=True) if isinstance(b, bytes) and sniff(b) != Format.OTHER]
-    return shards
+    return [e for e, first in zip(entries, one.first_bytes(entries), strict=True) if sniff(first) != Format.OTHER]
 
 
 def _nothing(one: Input, entries: list[Entry]) -> str:
@@ -166,7 +154,7 @@ def cut(shard: Shard, slice_bytes: int) -> list[Slice]:
     if 0 <= shard.size <= slice_bytes or shard.path.lower().endswith((".tar", ".tgz", ".tar.gz")):
         return whole
     try:
-        with reading(shard.uri), open_shard(shard.uri, shard.size) as file:
+        with reading(shard.uri), open_shard(shard.uri, shard.size, shard.etag) as file:
             if sniff(file.read(FIRST_BYTES)) != Format.PARQUET:
                 return whole
             footer = pq.read_metadata(file)
@@ -194,40 +182,6 @@ def _ranges(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
     return [*ranges, (start, len(sizes))]
 
 
-def plan(
-    slices: Iterable[Slice],
-    committed: Mapping[str, tuple[int, str]],
-    matches: Callable[[str], bool] = lambda path: True,
-) -> Plan:
-    """Listed less committed.
-
-    Args:
-        slices: all that this run's inputs hold.
-        committed: slice name -> (size, etag) of its shard when it was committed.
-        matches: whether a shard's path belongs to this run's inputs; `Listing.matches`.
-    """
-    slices = list(slices)
-    listed: dict[str, dict[str, Slice]] = {}
-    for slice_ in slices:
-        listed.setdefault(slice_.shard.path, {})[slice_.name] = slice_
-    # By shard, not by slice: one that changed may be cut into others, whose names say nothing of the old rows.
-    other = {
-        path
-        for name, version in committed.items()
-        if (path := name if name in listed else _path_of(name)) in listed
-        and (name not in listed[path] or version != _version(listed[path][name].shard))
-    }
-    changed = [s for s in slices if s.shard.path in other]
-    same = [s for s in slices if s.shard.path not in other]
-    pending = [s for s in same if s.name not in committed]
-    skipped = [s for s in same if s.name in committed]
-    gone = [n for n in committed if not {n, _path_of(n)} & listed.keys() and matches(_path_of(n))]
-    return Plan(tuple(pending), tuple(skipped), tuple(changed), tuple(sorted(gone)))
-
-
-def _version(shard: Shard) -> tuple[int, str]:
-    return shard.size, shard.etag
-
-
-def _path_of(name: str) -> str:
-    return re.sub(r"#\d+$", "", name)
+def shard_of(name: str) -> str:
+    """The path of the shard that a slice of this name is of."""
+    return _INDEXED.sub("", name)

@@ -5,14 +5,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.cluster import Placement
 from pipeline.config import EmbedConfig, ReadConfig
-from pipeline.embed import Embedder, Model, Stored, embed_batch
+from pipeline.embed import DeviceLostError, Embedder, Model, Preparer, Stored, embed_batch, require_sane
+from pipeline.errors import ClusterError
 from pipeline.prepare import prepare_slice
+from pipeline.pulse import EMBEDDING, READING, Line, Teller, here
 from pipeline.shards import Slice
 
 _MOST_BLOCKS = 3000  # input blocks of a dataset; more cost the driver seconds
@@ -23,26 +26,56 @@ _BLOCK_BYTES = 16 * 2**20
 class EmbedActor:
     """Ray Data's embedding stage: one model, kept for all batches."""
 
-    def __init__(self, model: Model, placement: Placement, stored: Stored, batch_size: int) -> None:
-        self._embedder: Embedder = model.make_embedder(placement.device, placement.dtype, batch_size)
+    def __init__(self, model: Model, placement: Placement, stored: Stored, batch_size: int, line: Line) -> None:
+        self._line = line
+        self._teller = Teller(line, EMBEDDING)
         self._stored = stored
         self._batch_size = batch_size
+        try:
+            self._embedder = model.make_embedder(placement.device, placement.dtype, batch_size)
+            _try_out(self._embedder, model.make_preparer())
+        except DeviceLostError as error:
+            line.gone(error)
+        except Exception as error:
+            raise ClusterError(f"the model cannot be used on node {here()}: {error}") from error
+        line.started()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """A few model calls; what they embed may be of any slices."""
-        return embed_batch(batch, self._embedder, self._stored, self._batch_size)
+        first = batch.select(["slice", "attempt", "position"]).slice(0, 1)
+        slice_, *where = next(zip(*first.to_pydict().values(), strict=True), ("", ""))
+        try:
+            with self._teller.at(" ".join(map(str, where)), slice_):
+                return embed_batch(batch, self._embedder, self._stored, self._batch_size, self._teller.further)
+        except DeviceLostError as error:
+            self._line.gone(error)
 
 
-def read_stage(block: pa.Table, config: ReadConfig, model: Model) -> Iterator[pa.Table]:
+def _try_out(embedder: Embedder, preparer: Preparer) -> None:
+    """Embed a grey picture, before any of the user's."""
+    pixels = preparer.picture(np.full((64, 64, 3), 128, dtype=np.uint8))
+    ((token_ids, _),) = preparer.captions(["a grey square"])
+    require_sane(embedder.embed(pixels[None], [token_ids], [0]))
+
+
+def read_stage(block: pa.Table, config: ReadConfig, model: Model, line: Line) -> Iterator[pa.Table]:
     """Ray Data's reading stage: slices in, prepared samples out, as a stream."""
-    preparer = model.make_preparer()
-    for row in block.to_pylist():
-        slice_ = pickle.loads(row["slice"])  # noqa: S301  # pickled by this run's own driver
-        yield from prepare_slice(slice_, row["attempt"], config, preparer)
+    preparer, teller = model.make_preparer(), Teller(line, READING)
+    try:
+        for row in block.to_pylist():
+            slice_: Slice = pickle.loads(row["slice"])  # noqa: S301  # pickled by this run's own driver
+            done = 0
+            with teller.at(row["attempt"], slice_.name):
+                for table in prepare_slice(slice_, row["attempt"], config, preparer):
+                    yield table
+                    done += len(table)
+                    teller.further(done)
+    finally:
+        teller.close()
 
 
 def prepared(
-    slices: Mapping[str, Slice], stored: Stored, config: ReadConfig, model: Model, placement: Placement
+    slices: Mapping[str, Slice], stored: Stored, config: ReadConfig, model: Model, placement: Placement, line: Line
 ) -> Dataset:
     """Prepared samples of all slices, by attempt, as a stream."""
     items = [{"attempt": attempt, "slice": pickle.dumps(slice_)} for attempt, slice_ in slices.items()]
@@ -50,10 +83,12 @@ def prepared(
         blocks = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
     return blocks.map_batches(
         read_stage,
-        fn_kwargs={"config": replace(config, keep=stored.keep), "model": model},
+        fn_kwargs={"config": replace(config, keep=stored.keep), "model": model, "line": line},
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=placement.reader_cpus,
+        # No limit, as without it; but Ray runs two stages with equal options as one, in the actors.
+        max_calls=0,
     )
 
 
@@ -70,7 +105,9 @@ def _settings() -> Iterator[None]:
         context.enable_progress_bars, context.target_max_block_size = kept
 
 
-def embedded(samples: Dataset, config: EmbedConfig, model: Model, placement: Placement, stored: Stored) -> Dataset:
+def embedded(
+    samples: Dataset, config: EmbedConfig, model: Model, placement: Placement, stored: Stored, line: Line
+) -> Dataset:
     """Embedded pairs, rejects and end records, as a stream."""
     return samples.map_batches(
         EmbedActor,
@@ -79,6 +116,7 @@ def embedded(samples: Dataset, config: EmbedConfig, model: Model, placement: Pla
             "placement": placement,
             "stored": stored,
             "batch_size": config.batch_size,
+            "line": line,
         },
         batch_size=config.batch_size * _CALLS,
         batch_format="pyarrow",

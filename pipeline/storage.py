@@ -6,14 +6,20 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, BinaryIO, cast
 
+import fsspec.config
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import BridgelakeError, ConfigError, ShardError
+from pipeline.ranged import BLOCK, Opened, buffered
+from pipeline.retry import GaveUpError
 
 FIRST_BYTES = 4096  # enough to tell a gzipped tar from any other gzip
-_BLOCK = 8 * 2**20  # of a read-ahead: a shard is read once, from front to back
+CONNECT_TIMEOUT = 5  # seconds
+READ_TIMEOUT = 15  # seconds without a byte
+TRIES = 4  # of one request, within the S3 client, so that a listing of many pages need not begin again for each
 _USER_INFO = re.compile(r"://[^/\s@:]+:(?!\d+/)\S*@")  # a secret may hold slashes; a port is digits and a slash
 _SECRETS = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?i:(signature|credential|token|secret|password|key)=)[^&\s\"']+")
 _CAUSES = {
@@ -35,6 +41,8 @@ def redact(text: str) -> str:
 
 def explain(error: BaseException) -> str:
     """The cause in a few words."""
+    if isinstance(error, GaveUpError) and error.__cause__ is not None:
+        return f"{explain(error.__cause__)} ({error.effort})"
     names = [c.__name__ for c in type(error).__mro__]
     for name, words in _CAUSES.items():
         if name in names:
@@ -71,10 +79,29 @@ def connect(uri: str) -> tuple[AbstractFileSystem, str]:
     if "::" in uri:
         raise ConfigError(f"{uri} is a chain of stores: give the URL of the one store that holds the files")
     try:
-        store, path = url_to_fs(uri)
+        store, path = url_to_fs(uri, **_limits(uri.partition("://")[0]))
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{uri} cannot be read: {explain(error)}") from error
+    if uri.startswith("s3"):
+        store.retries = 1  # s3fs repeats what the client below has repeated
     return store, str(path)
+
+
+def _limits(protocol: str) -> dict[str, Any]:
+    """Options that end a call which hangs, beside those of fsspec's own configuration; other stores have theirs."""
+    if protocol in ("s3", "s3a"):
+        name: str = "config_kwargs"
+        limits: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "read_timeout": READ_TIMEOUT}
+        limits["retries"] = {"total_max_attempts": TRIES}
+    elif protocol in ("http", "https"):
+        from aiohttp import ClientTimeout  # slow to import, and few need it
+
+        name = "client_kwargs"
+        timeout = ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
+        limits = {"timeout": timeout}
+    else:
+        return {}
+    return {name: limits | fsspec.config.conf.get(protocol, {}).get(name, {})}
 
 
 def uri_of(store: AbstractFileSystem, path: str) -> str:
@@ -102,16 +129,45 @@ def version_of(info: dict[str, Any]) -> str:
 
 def open_file(uri: str) -> BinaryIO:
     """Open a file for reading, with a read-ahead that keeps memory flat."""
-    store, path = connect(uri)
-    return cast(BinaryIO, store.open(path, "rb", block_size=_BLOCK))
+    return _open(uri)[0]
 
 
-def open_shard(uri: str, size: int) -> BinaryIO:
-    """Open a shard for reading; raises ShardError if its size is not the one listed (-1: not told)."""
-    file = open_file(uri)
-    now = file.seek(0, 2)
-    file.seek(0)
-    if size >= 0 and now != size:
+def open_shard(uri: str, size: int, etag: str = "") -> BinaryIO:
+    """Open a shard for reading.
+
+    Args:
+        uri: of the shard.
+        size: as it was listed, -1 if it was not told.
+        etag: as it was listed, empty if it was not told.
+
+    Raises:
+        ShardError: size or ETag are others now; from a later read: it was changed meanwhile.
+    """
+    file, now = _open(uri)
+    changed = ""
+    if size >= 0 and now.size != size:
+        changed = f"{size} bytes then, {now.size} now"
+    elif etag and now.version and now.version != etag:
+        changed = f"version {etag} then, {now.version} now"
+    if changed:
         file.close()
-        raise ShardError(uri, f"changed since it was listed: {size} bytes then, {now} now")
+        raise ShardError(uri, f"changed since it was listed: {changed}")
     return file
+
+
+def _open(uri: str) -> tuple[BinaryIO, Opened]:
+    store, path = connect(uri)
+    if isinstance(store, LocalFileSystem):
+        opened = _opened(store, path)
+        return opened.file, opened
+    return buffered(uri, lambda: _opened(store, path))
+
+
+def _opened(store: AbstractFileSystem, path: str) -> Opened:
+    # On S3 each request names the ETag that was found here, and is refused once the file is another.
+    options = {"cache_type": "none"} if isinstance(store, AsyncFileSystem) else {}
+    file = store.open(path, "rb", block_size=BLOCK, **options)
+    size = file.seek(0, 2)
+    file.seek(0)
+    info = getattr(file, "details", None) or store.info(path)
+    return Opened(cast(BinaryIO, file), size, version_of(info))

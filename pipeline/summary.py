@@ -17,9 +17,12 @@ class Summary:
     skipped: int
     committed: int
     elsewhere: int
-    failures: dict[str, str]
-    changed: tuple[str, ...]
+    failures: dict[str, str]  # slice -> error
+    quarantined: dict[str, str]  # shard -> its last error
+    replaced: int  # shards that changed
+    touched: int  # shards that are the same under another ETag
     vanished: tuple[str, ...]
+    pruned: tuple[str, ...]  # vanished shards whose rows were removed
     rows: int
     rejects: dict[str, int]
     truncated: int
@@ -28,6 +31,7 @@ class Summary:
     calls: int
     pairs_per_call: float
     commits: int
+    conflicts: int
     version: int
 
     @property
@@ -60,7 +64,15 @@ class Summary:
         lines += [
             f"failed: {error}" if name in error else f"failed: {name}: {error}" for name, error in self.failures.items()
         ]
+        lines += [
+            f"quarantined, not read (--retry-failed reads it): {e if n in e else f'{n}: {e}'}"
+            for n, e in self.quarantined.items()
+        ]
+        if self.replaced or self.touched:
+            lines.append(f"changed: {self.replaced} shards; only copied or touched: {self.touched}")
         if self.elsewhere:
             lines.append(f"committed by another job first: {self.elsewhere} slices")
-        lines += [f"changed since it was embedded, its rows left as they were: {name}" for name in self.changed]
+        for name in self.vanished:
+            rows = "its rows were removed" if name in self.pruned else "its rows stay (--prune removes them)"
+            lines.append(f"vanished, {rows}: {name}")
         return lines

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.database import Database
 from pipeline.gather import Positions, positions_of
 from pipeline.schema import REJECTS, Kind
-from pipeline.table import Database
 
 
 @dataclass(frozen=True, slots=True)

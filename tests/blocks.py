@@ -7,17 +7,19 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.contract import Layout
+from pipeline.database import Database
 from pipeline.embed import Stored
 from pipeline.errors import RejectReason, Stage
-from pipeline.ledger import SliceRecord
-from pipeline.schema import Kind, prepared_schema, rows_schema
-from pipeline.table import Database
+from pipeline.records import SliceRecord
+from pipeline.schema import REJECTS, Kind, prepared_schema, rows_schema
 from pipeline.write import Job, Report, Target
 from tests.fakes import CONTRACT, DIMENSION
 
 STORED = Stored(("image", "text", "cross"), DIMENSION, "float16", ())
 LAYOUT = Layout(rows_schema((), STORED.vectors, DIMENSION, STORED.storage), CONTRACT)
 UNIT = [1.0, 0.0, 0.0, 0.0]
+
+READ_AS = "{}"
 
 Row = dict[str, Any]
 
@@ -66,11 +68,17 @@ def target(folder: Path, run_id: str = "run") -> Target:
 def record(name: str, run_id: str = "run", **more: Any) -> SliceRecord:
     """Of the slice `name`, under the attempt that the other makers here give it unless told."""
     plain = {"shard": f"{name}.tar", "slice": name, "slices": 1, "size": 10, "etag": "e", "attempt": name}
-    return SliceRecord("laion", "/root", **{**plain, "run_id": run_id, **more})
+    return SliceRecord(**{**plain, "dataset": "laion", "root": "/root", "read_as": READ_AS, "run_id": run_id, **more})
 
 
 def report(attempt: str, positions: list[int], parts: int = 1, **more: Any) -> Report:
-    plain = {"fragments": (), "embedded": len(positions), "truncated": 0, "rejects": pa.table({}), "seconds": 0.0}
+    plain = {
+        "fragments": (),
+        "embedded": len(positions),
+        "truncated": 0,
+        "rejects": REJECTS.empty_table(),
+        "seconds": 0.0,
+    }
     return Report(attempt=attempt, positions=np.array(positions, np.int64), parts=parts, **{**plain, **more})
 
 

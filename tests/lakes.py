@@ -13,11 +13,11 @@ import pyarrow as pa
 
 from pipeline.config import Contract, Keep
 from pipeline.contract import Layout
+from pipeline.database import Database
 from pipeline.decode import decode
 from pipeline.hits import Hits
 from pipeline.query import Query, QueryModel, search
 from pipeline.schema import SHARDS, rows_schema
-from pipeline.table import Database
 from tests.shards import Member, Squares, picture, read, samples, write_tar
 
 DIMENSION = 8

@@ -67,7 +67,7 @@ def write_parquet(path: Path, columns: dict[str, Any], group_rows: int = 1000) -
 
 
 def shard(path: Path) -> Shard:
-    return Shard(str(path), path.name, path.stat().st_size, "v1")
+    return Shard(str(path), path.name, path.stat().st_size, f"{path.stat().st_mtime:.6f}")
 
 
 def whole(path: Path) -> Slice:

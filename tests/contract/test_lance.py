@@ -288,3 +288,68 @@ def test_fragments_written_before_the_table_was_first_overwritten_can_be_committ
     empty.commit(LanceOperation.Update(updated_fragments=[empty.lowest()], new_fragments=late), empty.version)
     assert empty.ids == [1, 9]
     assert empty.open().to_table(filter="id = 9")["v"].to_pylist() == [[1, 1, 1, 1]]
+
+
+def replaced(table: Table, condition: str, *ids: int, version: int | None = None) -> lance.LanceDataset:
+    """A commit that removes rows and brings others, as `pipeline.database` makes it."""
+    base = table.open(version)
+    fragments = [f for f in base.get_fragments() if f.count_rows(filter=condition)]
+    left = {f.fragment_id: f.delete(condition) for f in fragments}
+    updated = [f for f in left.values() if f is not None]
+    lowest = min(base.get_fragments(), key=lambda f: f.fragment_id)
+    operation = LanceOperation.Update(
+        removed_fragment_ids=[number for number, f in left.items() if f is None],
+        updated_fragments=updated + ([lowest.metadata] if lowest.fragment_id not in left else []),
+        new_fragments=table.written(*ids),
+    )
+    return table.commit(operation, base.version)
+
+
+@pytest.mark.parametrize("condition", ["id = 2", "id < 4", "id = 5", "id >= 4"])
+def test_rows_are_removed_and_others_brought_in_one_commit(table: Table, condition: str) -> None:
+    table.update(4, 5, 6)
+    before = table.version
+    kept = [i for i in table.ids if not eval(condition.replace(" = ", " == "), {"id": i})]  # the tests' own words
+    replaced(table, condition, 10, 11)
+    assert table.ids == [*kept, 10, 11]
+    assert table.version == before + 1
+    assert sorted(table.open(before).to_table()["id"].to_pylist()) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("condition", ["id = 2", "id < 4", "id >= 4"])
+def test_a_replacement_and_a_touch_conflict_whichever_is_first(table: Table, condition: str) -> None:
+    table.update(4, 5, 6)
+    base = table.version
+    table.update(7)
+    with pytest.raises(CommitConflictError):
+        replaced(table, condition, 10, version=base)
+    base, lowest = table.version, table.lowest()
+    replaced(table, condition, 11)
+    with pytest.raises(CommitConflictError):
+        table.update(8, touched=lowest, version=base)
+
+
+def test_a_replacement_keeps_an_index_right(table: Table) -> None:
+    table.update(4, 5, 6)
+    table.open().create_scalar_index("id", "BTREE")
+    replaced(table, "id = 2 OR id >= 5", 2, 9)
+    for number, there in [(1, 1), (2, 1), (4, 1), (5, 0), (9, 1)]:
+        assert table.open().to_table(filter=f"id = {number}").num_rows == there
+
+
+def test_row_addresses_tell_the_fragment(table: Table) -> None:
+    table.update(4, 5)
+    addresses = table.open().to_table(columns=[], filter="id >= 4", with_row_address=True)["_rowaddr"].to_pylist()
+    assert {a >> 32 for a in addresses} == {max(f.fragment_id for f in table.open().get_fragments())}
+
+
+def test_a_column_that_is_added_conflicts_and_is_null_in_fragments_written_before(table: Table) -> None:
+    base, lowest, fragments = table.version, table.lowest(), table.written(4)
+    table.open().add_columns(pa.field("extra", pa.float32()))
+    late = table.written(5)  # by a writer that does not know of the new column
+    with pytest.raises(CommitConflictError):
+        table.update(6, touched=lowest, version=base)
+    operation = LanceOperation.Update(updated_fragments=[table.lowest()], new_fragments=fragments + late)
+    table.commit(operation, table.version)
+    assert table.ids == [1, 2, 3, 4, 5]
+    assert table.open().to_table()["extra"].to_pylist() == [None] * 5

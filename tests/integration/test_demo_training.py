@@ -9,15 +9,15 @@ import pytest
 import torch
 from transformers import BridgeTowerConfig
 
-from demo import train
+from demo import architecture, train
 from demo.architecture import MAX_TOKENS, write_preprocessing
-from demo.captions import words
-from demo.data import Batcher, Pool, alter
+from demo.captions import JOINING, told, vaguer, words
+from demo.data import UNSAID, Batcher, Pool, alter, mates
 from demo.losses import contrastive, hard_images, losses, tower_losses
 from demo.measure import auc, measure, recall
+from demo.place import random_scene
 from demo.scaffold import Scaffold, weight
-from demo.scenes import generator, random_claim
-from demo.truth import truth
+from demo.scenes import generator, is_true
 from model.bridgetower import BridgeTower
 from model.prepare import Preparer
 
@@ -31,12 +31,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pool(folder: Path) -> Pool:
-    return Pool.drawn(folder, pairs=16, seed=1, processes=1)
+    return Pool.drawn(folder, pairs={2: 16, 3: 16}, seed=1, processes=1)
 
 
 def test_tokenizer_has_every_word_as_one_token_at_the_start_and_after_a_space(folder: Path) -> None:
     prepare = Preparer.from_folder(folder)
-    for word in words():
+    for word in (*words(), *JOINING):
         for form in (word, " " + word):
             ((ids, _),) = prepare.captions([form])
             assert len(ids) == 3, form
@@ -47,22 +47,41 @@ def test_tokenizer_cuts_at_the_models_limit(folder: Path) -> None:
     assert (len(ids), cut) == (MAX_TOKENS, True)
 
 
+def test_words_of_three_objects_leave_the_numbers_of_all_others_as_they_are() -> None:
+    bpe = architecture.tokenizer()
+    before = bpe.get_vocab()
+    after = architecture.with_words(bpe, ("between",)).get_vocab()
+    assert {word: after[word] for word in before} == before
+    assert after["between"] >= len(before)
+
+
 def test_alter_never_gives_a_claim_that_is_still_true() -> None:
     rng = generator(1)
-    for _ in range(300):
-        claim = random_claim(rng)
-        assert not truth([alter(claim, rng)], [claim])[0, 0]
+    for index in range(300):
+        scene = random_scene(1, index, 2 + index % 2)
+        claim = vaguer(told(scene, rng), rng)
+        assert not is_true(alter(claim, scene, rng), scene)
 
 
-def test_pool_holds_mates_that_differ_in_one_thing(pool: Pool) -> None:
-    assert pool.pictures.shape == (32, 64, 64, 3)
-    for first, mate in zip(pool.claims[::2], pool.claims[1::2], strict=True):
-        assert not truth([first], [mate])[0, 0]
+def test_pool_holds_mates_that_differ(pool: Pool) -> None:
+    assert pool.pictures.shape == (64, 64, 64, 3)
+    assert [len(scene.objects) for scene in pool.scenes] == [2] * 32 + [3] * 32
+    for first, mate in zip(pool.scenes[::2], pool.scenes[1::2], strict=True):
+        assert any(not is_true(claim, mate) for claim in first.claims)
+
+
+def test_mates_of_three_objects_of_the_same_sizes_stand_in_the_same_places() -> None:
+    same = 0
+    for index in range(60):
+        first, mate = mates(5, index, 3)
+        places = [[(one.x, one.y, one.thing.size) for one in scene.objects] for scene in (first, mate)]
+        same += places[0] == places[1]
+    assert 15 < same < 60
 
 
 def test_batch_is_the_same_from_the_same_seed_and_tells_what_is_true(pool: Pool, folder: Path) -> None:
     prepare = Preparer.from_folder(folder)
-    one, two = (Batcher(pool, prepare, 8, seed=3).batch(50) for _ in range(2))
+    one, two = (Batcher(pool, prepare, 8, seed=4).batch(50) for _ in range(2))
     for name, value in vars(one).items():
         assert torch.equal(value, vars(two)[name]), name
     assert one.true[:8].diagonal().all()
@@ -71,6 +90,17 @@ def test_batch_is_the_same_from_the_same_seed_and_tells_what_is_true(pool: Pool,
     masked = one.ids[16:] == prepare.token("<mask>")
     assert torch.equal(masked, one.targets >= 0)
     assert torch.equal(one.ids[:8][masked], one.targets[masked])
+
+
+def test_batch_tells_the_scaffold_of_the_objects_there_are_and_of_claims_about_two(pool: Pool, folder: Path) -> None:
+    batch = Batcher(pool, Preparer.from_folder(folder), 32, seed=3).batch(50)
+    third, axes = batch.shown[:, 6:9], batch.shown[:, 9:]
+    two = (third == UNSAID).all(1)
+    assert 0 < two.sum() < 32
+    assert torch.equal((axes == UNSAID).sum(1), torch.where(two, 2, 0))
+    assert (batch.shown[:, :6] >= 0).all()
+    assert (batch.said[:, 6:9] == UNSAID).all()
+    assert (batch.said[:, 0] >= 0).any()
 
 
 def test_contrastive_ignores_what_is_true_by_accident() -> None:
@@ -118,6 +148,26 @@ def test_cross_loss_teaches_the_cross_head_alone(pool: Pool, folder: Path) -> No
     assert learnt == {"itc_cross_modal_head.fc.weight", "itc_cross_modal_head.fc.bias"}
 
 
+def test_training_goes_on_from_an_earlier_checkpoint_with_fewer_words(folder: Path, tmp_path: Path) -> None:
+    config = BridgeTowerConfig.from_pretrained(folder)
+    config.text_config.vocab_size -= 3
+    earlier = BridgeTower(config)
+    earlier.save_pretrained(tmp_path)
+    model = BridgeTower(BridgeTowerConfig.from_pretrained(folder))
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    train.start_from(model, tmp_path)
+    grown = set()
+    for name, known in earlier.state_dict().items():
+        value = model.state_dict()[name]
+        if value.shape == known.shape:
+            assert torch.equal(value, known), name
+            continue
+        grown.add(name)
+        assert torch.equal(value[: len(known)], known), name
+        assert torch.equal(value[len(known) :], fresh[name][len(known) :]), name
+    assert len(grown) == 3  # the text's embedding, and the MLM head's weights and biases
+
+
 def floats(values: list[Any]) -> npt.NDArray[np.float32]:
     return np.array(values, dtype=np.float32)
 
@@ -134,10 +184,12 @@ def test_recall_counts_rows_with_something_relevant_on_top() -> None:
     assert recall(scores, relevant, 2) == 1.0
 
 
-def test_measure_of_an_untrained_model_is_near_chance(folder: Path) -> None:
+@pytest.mark.parametrize("objects", [2, 3])
+def test_measure_of_an_untrained_model_is_near_chance(folder: Path, objects: int) -> None:
     torch.manual_seed(0)
     model = BridgeTower(BridgeTowerConfig.from_pretrained(folder)).eval()
-    figures = measure(model, Preparer.from_folder(folder), seed=9, count=30, rerank=5)
+    scenes = [random_scene(9, index, objects) for index in range(30)]
+    figures = measure(model, Preparer.from_folder(folder), 9, scenes, rerank=5)
     assert figures.itc_r1 < 0.3
     assert 0.2 < figures.auc_relation < 0.8
     assert figures.masked_shape < 0.5

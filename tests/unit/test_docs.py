@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-FOLDERS = ("bridgelake", "pipeline", "model", "jobs", "demo", "bench")
+FOLDERS = ("bridgelake", "pipeline", "pipeline/upkeep", "model", "jobs", "demo", "bench")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
@@ -26,9 +26,10 @@ def test_readme_file_tree_is_the_files(folder: str) -> None:
 
 
 def test_readme_commands_name_scripts_and_options_that_exist() -> None:
-    from jobs import embed_laion, query
+    from jobs import compact, embed_laion, query, replay_rejects, verify
 
-    known = {"embed_laion.py": embed_laion.Options, "query.py": query.Options}
+    jobs = (compact, embed_laion, query, replay_rejects, verify)
+    known = {f"{job.__name__.rpartition('.')[2]}.py": job.Options for job in jobs}
     for script, options in re.findall(r"python jobs/(\w+\.py)((?:[^\n]*\\\n)*[^\n]*)", README):
         names = {name.replace("_", "-") for name in known[script].__dataclass_fields__} | {"help"}
         assert {flag for flag in re.findall(r"--([a-z-]+)", options) if flag not in ("working-dir",)} <= names, script

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.embed import Embeddings, Pixels, Stored, Vectors, embed_batch
-from pipeline.errors import ContractError
+from pipeline.embed import Embeddings, Pixels, Stored, Vectors, embed_batch, require_sane
+from pipeline.errors import ClusterError, ContractError
 from pipeline.schema import Kind
 from tests.blocks import STORED, end, prepared, reject, sample
 from tests.fakes import FakeEmbedder, FakeEmbeddings
@@ -18,15 +18,25 @@ def pairs_of(table: pa.Table) -> list[dict[str, object]]:
 
 
 class Spoiled(FakeEmbedder):
-    """Spoils one array at one place."""
+    """Spoils one array at one place, also of a pair alone if it is `beyond` help."""
 
-    def __init__(self, name: str, at: int, value: float) -> None:
+    def __init__(self, name: str, at: int, value: float, *, beyond: bool = True) -> None:
         super().__init__()
         self.spoil = (name, at, value)
+        self.beyond = beyond
+        self.alone: list[tuple[int, list[list[int]], list[int]]] = []  # value of the picture, tokens, image_of
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> FakeEmbeddings:
         name, at, value = self.spoil
-        made = super().embed(pixels, token_ids, image_of)
+        return self._with(name, at, value, super().embed(pixels, token_ids, image_of))
+
+    def embed_exactly(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> FakeEmbeddings:
+        self.alone.append((int(pixels[0, 0, 0, 0]), token_ids, image_of))
+        made = super().embed_exactly(pixels, token_ids, image_of)
+        name, _, value = self.spoil
+        return self._with(name, 0, value, made) if self.beyond else made
+
+    def _with(self, name: str, at: int, value: float, made: FakeEmbeddings) -> FakeEmbeddings:
         array: Vectors = getattr(made, name).copy()
         array[at] = value
         return replace(made, **{name: array})
@@ -108,6 +118,37 @@ def test_embed_rejects_a_pair_whose_numbers_cannot_be_stored(name: str, value: f
     assert made[0]["reason"] is made[0]["detail"] is made[0]["stage"] is None
 
 
+def test_embed_tries_a_broken_pair_once_alone_in_float32_and_keeps_what_that_gives() -> None:
+    samples = [sample("a", 0, 1, "one", "two words"), sample("a", 2, 2, "now three words")]
+    embedder = Spoiled("text", 1, np.nan, beyond=False)
+    whole = embed_batch(prepared(*samples), FakeEmbedder(), STORED, 8)
+    mended = embed_batch(prepared(*samples), embedder, STORED, 8)
+    assert embedder.alone == [(1, [[3, 5]], [0])]
+    assert pairs_of(mended) == pairs_of(whole)
+    assert len(pairs_of(mended)) == 3
+
+
+def test_embed_says_of_a_reject_what_was_wrong_both_times() -> None:
+    made = embed_batch(prepared(sample("a", 0, 1, "one")), Spoiled("cross", 0, 0.6), STORED, 8).to_pylist()
+    assert made[0]["detail"] == (
+        "cross_embedding has length 1.2000000476837158, not 1; "
+        "alone in float32, cross_embedding has length 1.2000000476837158, not 1"
+    )
+
+
+def test_embed_tells_after_each_call_how_many_there_were() -> None:
+    told: list[int] = []
+    embed_batch(prepared(*(sample("a", i, i, "one") for i in range(9))), FakeEmbedder(), STORED, 4, told.append)
+    assert told == [1, 2, 3]
+
+
+def test_embed_refuses_a_model_that_cannot_embed_a_plain_pair() -> None:
+    plain = (np.ones((1, 2, 2, 3), np.uint8), [[3]], [0])
+    require_sane(FakeEmbedder().embed(*plain))
+    with pytest.raises(ClusterError, match="text_embedding has length nan, not 1: look at the GPU"):
+        require_sane(Spoiled("text", 0, np.nan).embed(*plain))
+
+
 @pytest.mark.parametrize(("off", "kept"), [(0.9e-5, True), (1.2e-5, False), (-1.2e-5, False)])
 def test_embed_checks_lengths_in_float32_before_they_are_rounded(off: float, kept: bool) -> None:
     """float16 could not tell these apart."""
@@ -116,6 +157,8 @@ def test_embed_checks_lengths_in_float32_before_they_are_rounded(off: float, kep
     class Off(FakeEmbedder):
         def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> FakeEmbeddings:
             return replace(super().embed(pixels, token_ids, image_of), image=units[:1])
+
+        embed_exactly = embed
 
     (row, _) = embed_batch(prepared(sample("a", 0, 1, "one")), Off(), STORED, 8).to_pylist()
     assert (row["kind"] == Kind.PAIR) == kept

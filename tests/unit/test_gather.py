@@ -23,9 +23,11 @@ def shown(ready: Ready) -> tuple[str, list[int], int, tuple[str, ...]]:
 
 
 def test_inspect_tells_slices_and_model_calls_apart() -> None:
-    rows = [*pairs("a", 0, 1), reject("a", 2), pair("b", 5), call(3, 1.5), end("a", 3), call(1, 0.5)]
+    rejects = [reject("a", 2), reject("a", 3, "no_caption"), reject("a", 4)]
+    rows = [*pairs("a", 0, 1), *rejects, pair("b", 5), call(3, 1.5), end("a", 3), call(1, 0.5)]
     (a, b), calls = inspect_block(block(*rows))
-    assert (a.attempt, sorted(a.positions.tolist()), a.embedded) == ("a", [0, 1, 2], 2)
+    assert (a.attempt, sorted(a.positions.tolist()), a.embedded) == ("a", [0, 1, 2, 3, 4], 2)
+    assert (a.rejects, b.rejects) == ({"undecodable": 2, "no_caption": 1}, {})
     assert a.end is not None
     assert (a.end.pairs, a.end.error, a.end.seconds) == (3, None, 0.5)
     assert (b.attempt, b.positions.tolist(), b.embedded, b.end) == ("b", [5], 1, None)
@@ -96,7 +98,7 @@ def test_gather_forgets_a_slice_that_failed_also_after_a_first_part() -> None:
     gather = Gather(2)
     assert len(add(gather, "r1", *pairs("a", 0, 1))) == 1
     assert add(gather, "r2", *pairs("a", 2), end("a", None, "a.tar: cut")) == []
-    assert gather.failed() == {"a": "a.tar: cut"}
+    assert {a: e.error for a, e in gather.failed().items()} == {"a": "a.tar: cut"}
     assert gather.failed() == {}
     assert add(gather, "r3", *pairs("a", 3, 4), end("a", 5)) == []
     assert gather.unfinished() == {}

@@ -1,9 +1,9 @@
 """The ledger is what has been absorbed from the table's transactions, each once, whoever does it."""
 
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import TableError
-from pipeline.ledger import Ledger, SliceRecord, properties, record_run
-from pipeline.schema import RUNS, SHARDS
-from pipeline.table import SLICES_PROPERTY, Database, Rows, commit, open_or_create
+from pipeline.database import Database
+from pipeline.errors import LedgerError
+from pipeline.ledger import Ledger
+from pipeline.records import SLICES_PROPERTY, Outcome, SliceRecord, carried, properties
+from pipeline.schema import SHARDS
+from pipeline.table import Change, Rows, commit, open_or_create
 from pipeline.write import write_jobs
 from tests.blocks import LAYOUT, block, job, pair, record, target
 
@@ -32,7 +34,11 @@ def committed(database: Database, *records: SliceRecord, rows: int = 0) -> Rows:
     assert base is not None
     where = target(Path(database.uri))
     made = write_jobs(where, [job("x", *range(rows))], block(*(pair("x", p) for p in range(rows))))
-    return commit(database, base, LAYOUT, made[0].fragments, properties(records))
+    return commit(database, base, LAYOUT, Change(made[0].fragments, properties(records), "laion"))
+
+
+def identities(ledger: Ledger) -> dict[str, tuple[int, str]]:
+    return {name: record.identity for name, record in ledger.current().items()}
 
 
 def rows_of(database: Database) -> list[dict[str, Any]]:
@@ -42,14 +48,14 @@ def rows_of(database: Database) -> list[dict[str, Any]]:
 
 def test_ledger_of_a_table_that_is_not_there_is_empty(tmp_path: Path) -> None:
     ledger = Ledger(Database(str(tmp_path), "laion"), "laion")
-    assert (ledger.root, ledger.committed(), list(tmp_path.iterdir())) == (None, {}, [])
+    assert (ledger.root, ledger.current(), list(tmp_path.iterdir())) == (None, {}, [])
 
 
 def test_ledger_absorbs_what_a_dead_job_committed(database: Database) -> None:
     committed(database, record("a", read=3, embedded=2, rejected=1, truncated=1, seconds=0.5))
     committed(database, record("b", size=20, etag="f"), record("c"))
     ledger = Ledger(database, "laion")
-    assert ledger.committed() == {"a": (10, "e"), "b": (20, "f"), "c": (10, "e")}
+    assert identities(ledger) == {"a": (10, "e"), "b": (20, "f"), "c": (10, "e")}
     assert ledger.root == "/root"
     rows = rows_of(database)
     assert [(r["slice"], r["version"], r["outcome"]) for r in rows] == [
@@ -66,7 +72,7 @@ def test_ledger_absorbs_an_earlier_commit_although_a_later_one_was_written_down(
     other = Ledger(database, "laion")
     committed(database, record("dead"))
     other.absorb(committed(database, record("alive")))
-    assert set(Ledger(database, "laion").committed()) == {"dead", "alive"}
+    assert set(Ledger(database, "laion").current()) == {"dead", "alive"}
     assert len(rows_of(database)) == 2
 
 
@@ -85,7 +91,7 @@ def test_ledger_opened_by_several_at_once_absorbs_each_commit_once(database: Dat
 
     def open_ledger(_: int) -> set[str]:
         gate.wait()
-        return set(Ledger(database, "laion").committed())
+        return set(Ledger(database, "laion").current())
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(open_ledger, range(4))) == [{"a", "b", "c"}] * 4
@@ -113,33 +119,33 @@ def test_absorb_of_two_jobs_in_turns_writes_each_slice_once(database: Database) 
 def test_absorb_writes_failures_that_do_not_count_as_committed(database: Database) -> None:
     ledger, table = Ledger(database, "laion"), Rows.open(database)
     assert table is not None
-    ledger.absorb(table, [record("bad", error="bad.tar: cut")])
+    ledger.absorb(table, [record("bad", outcome=Outcome.FAILED, error="bad.tar: cut")])
     (row,) = rows_of(database)
     assert (row["outcome"], row["error"], row["version"]) == ("failed", "bad.tar: cut", None)
-    assert Ledger(database, "laion").committed() == {}
+    assert Ledger(database, "laion").current() == {}
 
 
 def test_absorb_writes_failures_beside_another_jobs(database: Database) -> None:
     one, two, table = Ledger(database, "laion"), Ledger(database, "laion"), Rows.open(database)
     assert table is not None
-    one.absorb(table, [record("a", error="x")])
-    two.absorb(table, [record("b", error="y")])
-    one.absorb(table, [record("c", error="z")])
+    one.absorb(table, [record("a", outcome=Outcome.FAILED, error="x")])
+    two.absorb(table, [record("b", outcome=Outcome.FAILED, error="y")])
+    one.absorb(table, [record("c", outcome=Outcome.FAILED, error="z")])
     assert sorted(r["slice"] for r in rows_of(database)) == ["a", "b", "c"]
 
 
 def test_ledger_keeps_datasets_apart(database: Database) -> None:
-    other = SliceRecord(**{**json.loads(properties([record("a")])[SLICES_PROPERTY])[0], "dataset": "cats"})
+    other = replace(record("a"), dataset="cats")
     news = Ledger(database, "laion").absorb(committed(database, record("b"), other))
     assert [r.slice for r in news] == ["b"]
-    assert set(Ledger(database, "laion").committed()) == {"b"}
-    assert set(Ledger(database, "cats").committed()) == {"a"}
+    assert set(Ledger(database, "laion").current()) == {"b"}
+    assert set(Ledger(database, "cats").current()) == {"a"}
 
 
 def test_ledger_tells_a_slices_latest_identity(database: Database) -> None:
     committed(database, record("a", etag="old", size=1))
     committed(database, record("a", etag="new", size=2))
-    assert Ledger(database, "laion").committed() == {"a": (2, "new")}
+    assert identities(Ledger(database, "laion")) == {"a": (2, "new")}
 
 
 @pytest.mark.parametrize("anew", [False, True])
@@ -149,7 +155,7 @@ def test_ledger_refuses_a_table_that_was_removed_or_made_anew(database: Database
     database.connect().drop_table("laion")
     if anew:
         open_or_create(database, LAYOUT)
-    with pytest.raises(TableError, match=r"removed or made anew, and its ledger .*laion_shards.lance still holds"):
+    with pytest.raises(LedgerError, match=r"removed or made anew, and its ledger .*laion_shards.lance still holds"):
         Ledger(database, "laion")
 
 
@@ -161,14 +167,14 @@ def test_ledger_goes_on_after_a_clean_up_that_took_nothing_of_ours(database: Dat
     database.open().cleanup_old_versions(older_than=timedelta(0))
     ledger = Ledger(database, "laion")
     ledger.absorb(committed(database, record("b")))
-    assert set(Ledger(database, "laion").committed()) == {"a", "b"}
+    assert set(Ledger(database, "laion").current()) == {"a", "b"}
 
 
 def test_ledger_refuses_when_a_clean_up_took_what_it_had_not_absorbed(database: Database) -> None:
     committed(database, record("a", read=2, embedded=2), rows=2)
     database.open().update_config({"somebody": "else"})
     database.open().cleanup_old_versions(older_than=timedelta(0))
-    with pytest.raises(TableError, match="counts 0 rows, the table has 2: versions were cleaned up before"):
+    with pytest.raises(LedgerError, match="counts 0 rows, the table has 2: versions were cleaned up before"):
         Ledger(database, "laion")
 
 
@@ -181,20 +187,10 @@ def test_ledger_of_a_hundred_thousand_slices_opens_quickly(tmp_path: Path) -> No
     table = pa.table({**same, "slice": names, "shard": names})
     database.append("shards", pa.table([table[n].cast(SHARDS.field(n).type) for n in SHARDS.names], schema=SHARDS))
     began = time.process_time()
-    assert len(Ledger(database, "laion").committed()) == count
+    assert len(Ledger(database, "laion").current()) == count
     assert time.process_time() - began < 3  # about 0.5 s
 
 
 def test_a_commits_records_are_read_back_as_they_were() -> None:
     records = [record("a", read=3, error=None), record("b", seconds=0.25)]
-    again = [SliceRecord(**r) for r in json.loads(properties(records)[SLICES_PROPERTY])]
-    assert again == records
-
-
-def test_record_run_appends_one_row(database: Database) -> None:
-    now = datetime.now(UTC)
-    for outcome in ("incomplete", "done"):
-        record_run(database, {"run_id": "r", "started": now, "ended": now, "outcome": outcome})
-    dataset = database.open("runs")
-    assert database.scan("runs", dataset, ["outcome"])["outcome"].to_pylist() == ["incomplete", "done"]
-    assert dataset.schema.names == RUNS.names
+    assert list(carried(properties(records)[SLICES_PROPERTY])) == records

@@ -3,13 +3,17 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from jobs import outcome
 from jobs.outcome import finish, show_json
 from pipeline.errors import ConfigError, InputError
+from tests.conftest import REPOSITORY
 
 
 @dataclass
@@ -19,10 +23,11 @@ class Options:
 
 
 @pytest.fixture(autouse=True)
-def _kept_handler() -> object:
-    kept = signal.getsignal(signal.SIGTERM)
+def _kept_handlers() -> Iterator[None]:
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, kept)
+    for number, handler in kept.items():
+        signal.signal(number, handler)
 
 
 def ended(main: Callable[[Options], int], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
@@ -82,6 +87,55 @@ def test_job_terminated_exits_with_143(how: str, monkeypatch: pytest.MonkeyPatch
         return 0
 
     assert ended(main, monkeypatch) == 143
+
+
+class Left(BaseException):
+    """In place of the end of the process."""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_job_that_is_being_ended_leaves_at_once_at_a_sigint(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left(code: int) -> None:
+        raise Left(code)
+
+    def main(options: Options) -> int:
+        try:
+            os.kill(os.getpid(), first)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+        return 0
+
+    monkeypatch.setattr(outcome, "leave", left)
+    monkeypatch.setattr("sys.argv", ["job"])
+    with pytest.raises(Left, match="130"):
+        finish(Options, main, "A job.")
+
+
+@pytest.mark.parametrize(("first", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_job_that_is_being_ended_takes_a_sigterm_for_the_same_wish(
+    first: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = []
+
+    def main(options: Options) -> int:
+        try:
+            os.kill(os.getpid(), first)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            finished.append(True)
+        return 0
+
+    assert (ended(main, monkeypatch), finished) == (code, [True])
+
+
+def test_job_keeps_what_rays_daemons_say_off_standard_output() -> None:
+    code = (
+        "import jobs.outcome, sys; assert 'ray' not in sys.modules; import ray._private.ray_logging as r; "
+        "print(r.stdout_deduplicator.deduplicate({'pid': 'raylet', 'lines': ['A worker died']}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert "A worker died" not in done.stdout
+    assert "'lines': []" in done.stdout, done.stderr
 
 
 def test_job_shows_an_error_that_nobody_expected_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from pipeline.config import Contract, Keep
+from pipeline.database import Database
 from pipeline.errors import ConfigError, ContractError, FetchError, InputError, TableError
 from pipeline.query import Query, QueryModel, read_picture, search
-from pipeline.table import Database
 from tests.lakes import HOSTILE, FakeLake, captioned, image_vector, jpeg, match_of, rgb_of, text_vector
 from tests.shards import Squares, encoded, picture
 

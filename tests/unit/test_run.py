@@ -4,28 +4,40 @@ The same run on Ray is in tests/integration/test_run.py.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from pipeline.config import EmbedConfig, Keep, ReadConfig, RunConfig, WriteConfig
-from pipeline.embed import Model, Stored, embed_batch
-from pipeline.errors import ContractError, InputError, TableError
+import pipeline.cluster
+import pipeline.prepare
+import pipeline.run
+from pipeline.config import EmbedConfig, FaultConfig, Keep, ReadConfig, RunConfig, WriteConfig
+from pipeline.database import Database
+from pipeline.datasets import Place
+from pipeline.embed import Model, embed_batch
+from pipeline.errors import ConfigError, ContractError, InputError, ShardError, TableError
 from pipeline.follow import Follow
 from pipeline.gather import inspect_block
+from pipeline.ledger import Ledger
 from pipeline.prepare import prepare_slice
 from pipeline.progress import Counts
+from pipeline.recheck import _fingerprint
+from pipeline.retry import GaveUpError
+from pipeline.roots import source_roots
 from pipeline.run import Run
-from pipeline.shards import Plan
+from pipeline.shards import Slice
 from pipeline.summary import Summary
-from pipeline.table import Database
 from pipeline.write import Job, write_jobs
 from tests.fakes import CONTRACT, FakeEmbedder, FakePreparer, fake_model
-from tests.shards import members, tar_bytes, write_tar
+from tests.shards import members, picture, tar_bytes, write_parquet, write_tar
+
+PARTS = (ReadConfig, FaultConfig)
 
 
 class Said:
@@ -45,17 +57,31 @@ class Said:
         self.closed = True
 
 
-def embed_here(run: Run, todo: Plan, stored: Stored, follow: Follow) -> None:
-    """What `Run._embed` has Ray do, in this process."""
-    read = replace(run.config.read, keep=stored.keep)
+def stream_here(run: Run, place: Place, follow: Follow) -> None:
+    """What `Run._stream` has Ray do, in this process."""
+    read = replace(run.config.read, keep=place.stored.keep)
     for attempt, slice_ in follow.slices.items():
         for prepared in prepare_slice(slice_, attempt, read, FakePreparer()):
-            made = embed_batch(prepared, FakeEmbedder(), stored, run.config.embed.batch_size)
+            made = embed_batch(prepared, FakeEmbedder(), place.stored, run.config.embed.batch_size)
             follow._inspected(made, *inspect_block(made))
     for ready in follow._ready:
         job = Job(ready.attempt, tuple(range(len(ready.refs))), ready.positions, ready.parts)
         follow._written(write_jobs(follow._target, [job], *ready.refs))
     follow._committer.commit()
+
+
+@contextmanager
+def no_cluster() -> Iterator[dict[str, float]]:
+    yield {"CPU": 2.0}
+
+
+def fingerprints_here(slices: Sequence[Slice], config: ReadConfig) -> dict[str, str]:
+    found = {slice_.name: _fingerprint(slice_, config) for slice_ in slices}
+    return {name: fingerprint for name, fingerprint in found.items() if fingerprint is not None}
+
+
+def columns(numbers: range) -> dict[str, list[Any]]:
+    return {"key": [f"{i}" for i in numbers], "image": [picture(i) for i in numbers], "caption": ["c"] * len(numbers)}
 
 
 @pytest.fixture
@@ -69,14 +95,18 @@ def shards(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Summary]:
-    monkeypatch.setattr(Run, "_embed", embed_here)
+    monkeypatch.setattr(pipeline.cluster, "joined", no_cluster)
+    monkeypatch.setattr(pipeline.run, "require_nodes", lambda db, shards: [])
+    monkeypatch.setattr(pipeline.run, "fingerprints", fingerprints_here)
+    monkeypatch.setattr(Run, "_stream", stream_here)
 
     def start(*inputs: object, model: Model | None = None, said: Said | None = None, **options: Any) -> Summary:
-        read = {k: options.pop(k) for k in ("keep",) if k in options}
-        config = RunConfig(
-            ReadConfig(tuple(map(str, inputs)), **read), WriteConfig(str(tmp_path / "lake"), **options), EmbedConfig()
-        )
-        return Run(config, model or fake_model(), said or Said()).start()
+        of = {part: {f.name: options.pop(f.name) for f in fields(part) if f.name in options} for part in PARTS}
+        again = options.pop("replay", None)
+        read, faults = ReadConfig(tuple(map(str, inputs)), **of[ReadConfig]), FaultConfig(**of[FaultConfig])
+        config = RunConfig(read, WriteConfig(str(tmp_path / "lake"), **options), EmbedConfig(), faults)
+        run = Run(config, model or fake_model(), said or Said())
+        return run.start() if again is None else run.replay(again)
 
     return start
 
@@ -95,7 +125,7 @@ def test_run_counts_add_up_and_the_next_one_does_nothing(
     assert (first.outcome, first.rows, first.committed, first.commits) == ("done", 12, 3, 1)
     second = start(shards, said=said)
     assert (second.outcome, second.rows, second.skipped, second.commits) == ("done", 0, 3, 0)
-    assert "skipped 3 shards, pending 0, changed 0" in said.lines
+    assert "shards: skipped 3, pending 0, failed before 0, changed 0, quarantined 0" in said.lines
     assert said.closed
     assert len({r["id"] for r in rows(tmp_path)}) == len(rows(tmp_path)) == 12
 
@@ -124,21 +154,248 @@ def test_run_names_a_shard_that_failed_and_tries_it_again_next_time(
     assert (second.outcome, second.rows, second.skipped) == ("done", 4, 2)
 
 
-def test_run_leaves_changed_shards_as_they_were_and_says_so(start: Callable[..., Summary], shards: Path) -> None:
+def test_run_replaces_the_rows_of_changed_shards(start: Callable[..., Summary], shards: Path, tmp_path: Path) -> None:
     start(shards)
-    for i in range(3):
-        write_tar(shards / f"{i:05d}.tar", members(5, start=i * 5))
+    write_tar(shards / "00001.tar", [*members(5, start=20), ("bad.jpg", b"no picture"), ("bad.txt", b"a caption")])
     again = start(shards)
-    assert (again.outcome, again.rows, again.changed) == ("incomplete", 0, ("00000.tar", "00001.tar", "00002.tar"))
+    assert (again.outcome, again.rows, again.replaced, again.touched) == ("done", 5, 1, 0)
+    keys = sorted(r["key"] for r in rows(tmp_path) if r["shard"] == "00001.tar")
+    assert keys == [f"{i:05d}" for i in range(20, 25)]
+    assert len(rows(tmp_path)) == 13
+    assert again.rejects == {"undecodable": 1}
+    third = start(shards)
+    assert (third.skipped, third.rows, third.replaced) == (3, 0, 0)
 
 
-def test_run_names_vanished_shards_and_keeps_their_rows(
+def test_run_keeps_the_vectors_of_shards_that_were_only_touched(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path
+) -> None:
+    write_tar(shards / "00003.tar", [*members(2, start=20), ("bad.jpg", b"no picture"), ("bad.txt", b"a caption")])
+    first = start(shards)
+    for path in shards.iterdir():
+        os.utime(path, (1, 1))
+    before, said = rows(tmp_path), Said()
+    again = start(shards, said=said)
+    assert (again.outcome, again.rows, again.touched, again.replaced, again.calls) == ("done", 0, 4, 0, 0)
+    assert "only copied or touched, their rows stay: 4 shards" in said.lines
+    assert rows(tmp_path) == before
+    ledger = Ledger(Database(str(tmp_path / "lake"), "laion"), "laion").current()
+    assert {r.attempt.partition("-")[0] for r in ledger.values()} == {first.run_id}
+    assert sum(r.embedded for r in ledger.values()) == len(before)
+    assert start(shards).skipped == 4
+
+
+def test_run_leaves_a_changed_shard_that_cannot_be_read_as_it_was(
     start: Callable[..., Summary], shards: Path, tmp_path: Path
 ) -> None:
     start(shards)
+    (shards / "00001.tar").write_bytes((shards / "00001.tar").read_bytes()[:3000])
+    again = start(shards)
+    assert (again.outcome, list(again.failures), len(rows(tmp_path))) == ("incomplete", ["00001.tar"], 12)
+    write_tar(shards / "00001.tar", members(1, start=30))
+    assert (start(shards).outcome, len(rows(tmp_path))) == ("done", 9)
+
+
+def test_run_replaces_all_slices_of_a_parquet_together(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    write_parquet(data / "a.parquet", columns(range(6)), 2)
+    assert start(data, slice_bytes=1).committed == 3
+    write_parquet(data / "a.parquet", columns(range(10, 18)), 2)
+    seen: list[int] = []
+
+    def slices_first_to_last(run: Run, place: Place, follow: Follow) -> None:
+        follow._committer.commit()
+        seen.append(len(rows(tmp_path)))
+        stream_here(run, place, follow)
+
+    monkeypatch.setattr(Run, "_stream", slices_first_to_last)
+    again = start(data, slice_bytes=1)
+    assert (again.rows, again.replaced, again.commits, seen) == (8, 1, 1, [6])
+    assert len(rows(tmp_path)) == 8
+
+
+def test_run_quarantines_a_shard_that_failed_three_runs_unchanged(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path
+) -> None:
+    whole = (shards / "00001.tar").read_bytes()
+    (shards / "00001.tar").write_bytes(whole[:3000])
+    for _ in range(3):
+        assert start(shards).outcome == "incomplete"
+    said = Said()
+    fourth = start(shards, said=said)
+    assert (fourth.outcome, list(fourth.quarantined), fourth.failures) == ("done", ["00001.tar"], {})
+    assert "shards: skipped 2, pending 0, failed before 0, changed 0, quarantined 1" in said.lines
+    assert any("quarantined" in line and "00001.tar" in line for line in fourth.lines())
+    assert start(shards, retry_failed=True).outcome == "incomplete"
+    (shards / "00001.tar").write_bytes(whole)
+    fifth = start(shards)
+    assert (fifth.outcome, fifth.rows, fifth.quarantined) == ("done", 4, {})
+
+
+def test_run_allows_as_many_failed_shards_as_it_is_told(start: Callable[..., Summary], shards: Path) -> None:
+    for name in ("00000.tar", "00001.tar"):
+        (shards / name).write_bytes((shards / name).read_bytes()[:3000])
+    assert start(shards, allow_failed_shards=1).outcome == "incomplete"
+    told = start(shards, allow_failed_shards=2)
+    assert (told.outcome, len(told.failures)) == ("done", 2)
+
+
+def test_run_names_vanished_shards_keeps_their_rows_and_prunes_them_when_told(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path
+) -> None:
+    start(shards)
+    gone = (shards / "00001.tar").read_bytes()
     (shards / "00001.tar").unlink()
     assert start(shards).vanished == ("00001.tar",)
     assert len(rows(tmp_path)) == 12
+    pruned = start(shards, prune=True)
+    assert (pruned.outcome, pruned.vanished, pruned.commits) == ("done", ("00001.tar",), 1)
+    assert pruned.pruned == ("00001.tar",)
+    assert {r["shard"] for r in rows(tmp_path)} == {"00000.tar", "00002.tar"}
+    assert start(shards).vanished == ()
+    (shards / "00001.tar").write_bytes(gone)
+    assert (start(shards).rows, len(rows(tmp_path))) == (4, 12)
+
+
+def test_run_refuses_another_caption_key_and_shows_both(start: Callable[..., Summary], shards: Path) -> None:
+    start(shards)
+    with pytest.raises(ConfigError, match=r"dataset 'laion' was read with .*\[\].* this run has .*alt.*--dataset"):
+        start(shards, caption_keys=("alt",))
+
+
+def test_run_may_name_its_caption_key_after_a_first_run_that_committed_nothing(
+    start: Callable[..., Summary], tmp_path: Path
+) -> None:
+    shard = write_parquet(tmp_path / "a.parquet", {"image": [picture(1)], "alt": ["a ring"]})
+    assert "name it with --caption-key" in start(shard).failures["a.parquet"]
+    assert start(shard, caption_keys=("alt",)).rows == 1
+    with pytest.raises(ConfigError, match="--caption-key"):
+        start(shard)
+
+
+def test_run_brings_a_new_column_along_and_goes_on_with_it_unasked(
+    start: Callable[..., Summary], tmp_path: Path
+) -> None:
+    def shard(name: str) -> Path:
+        fields = json.dumps({"similarity": 0.5, "caption": "c"}).encode()
+        return write_tar(tmp_path / name, [("a.jpg", members(1)[0][1]), ("a.json", fields)])
+
+    start(shard("one.tar"))
+    start(shard("two.tar"), keep=(Keep("similarity"),))
+    start(shard("three.tar"))
+    found = {r["shard"]: r["similarity"] for r in rows(tmp_path)}
+    assert found == {"one.tar": None, "two.tar": 0.5, "three.tar": 0.5}
+
+
+def test_run_takes_the_data_where_it_moved_to_and_refuses_a_root_of_other_shards(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path
+) -> None:
+    start(shards)
+    (tmp_path / "moved").mkdir()
+    moved = shards.rename(tmp_path / "moved" / "here")
+    with pytest.raises(
+        ConfigError, match=r"none of the 3 shards there is one of dataset 'laion' \(here here/00000.tar"
+    ):
+        start(moved, source_root=str(tmp_path / "moved"))
+    assert start(moved, source_root=str(moved)).skipped == 3
+    assert source_roots(Database(str(tmp_path / "lake"), "laion")) == {"laion": str(moved)}
+
+
+def test_replay_works_after_a_column_was_added_and_a_touch_keeps_the_vectors(
+    start: Callable[..., Summary], tmp_path: Path
+) -> None:
+    fields = json.dumps({"similarity": 0.5, "caption": "c"}).encode()
+    good = [("a.jpg", members(1)[0][1]), ("a.json", fields)]
+    shard = write_tar(tmp_path / "a.tar", [*good, ("big.jpg", picture(3, size=(64, 64))), ("big.json", fields)])
+    start(shard, max_pixels=2000)
+    start(write_tar(tmp_path / "b.tar", good), keep=(Keep("similarity"),))
+    os.utime(shard, (1, 1))
+    assert start(shard).touched == 1
+    assert start(shard, replay=("too_large",)).rows == 1
+
+
+def test_a_column_that_this_run_did_not_ask_for_rejects_nothing(start: Callable[..., Summary], tmp_path: Path) -> None:
+    def shard(name: str, score: object) -> Path:
+        fields = json.dumps({"score": score, "caption": "c"}).encode()
+        return write_tar(tmp_path / name, [("a.jpg", members(1)[0][1]), ("a.json", fields)])
+
+    start(shard("one.tar", 0.5), keep=(Keep("score"),), dataset="one")
+    assert start(shard("two.tar", "high"), dataset="two").rows == 1
+    (row,) = (r for r in rows(tmp_path) if r["dataset"] == "two")
+    assert (row["score"], json.loads(row["metadata"])["score"]) == (None, "high")
+
+
+def test_run_does_not_quarantine_a_shard_for_a_store_that_is_down(
+    start: Callable[..., Summary], shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*args: object) -> Iterator[object]:
+        raise ShardError("00000.tar", "the store cannot be reached") from GaveUpError(14, 120.0, "unreachable")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.prepare, "read_slice", down)
+        for _ in range(4):
+            assert start(shards).outcome == "incomplete"
+    assert start(shards).rows == 12
+
+
+def test_run_reads_no_shard_that_was_replaced_since_it_was_listed(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(run: Run, place: Place, follow: Follow) -> None:
+        data = (shards / "00001.tar").read_bytes()
+        (shards / "00001.tar").write_bytes(data.replace(b"caption", b"CAPTION"))
+        os.utime(shards / "00001.tar", (5, 5))
+        stream_here(run, place, follow)
+
+    monkeypatch.setattr(Run, "_stream", late)
+    first = start(shards)
+    assert (first.outcome, first.rows) == ("incomplete", 8)
+    assert "changed since it was listed" in first.failures["00001.tar"]
+
+
+def test_two_first_runs_with_other_globs_share_one_root(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path
+) -> None:
+    deep = shards / "deep"
+    deep.mkdir()
+    write_tar(deep / "00009.tar", members(2, start=40))
+    start(shards / "*.tar")
+    start(deep / "*.tar")
+    assert {r["shard"] for r in rows(tmp_path)} == {"00000.tar", "00001.tar", "00002.tar", "deep/00009.tar"}
+
+
+def test_replay_tries_only_rejected_pairs_and_moves_those_that_succeed(
+    start: Callable[..., Summary], tmp_path: Path
+) -> None:
+    large = picture(3, size=(64, 64))
+    shard = write_tar(
+        tmp_path / "a.tar",
+        [*members(2), ("big.jpg", large), ("big.txt", b"big"), ("bad.jpg", b"no picture"), ("bad.txt", b"bad")],
+    )
+    first = start(shard, max_pixels=2000)
+    assert (first.rows, first.rejects) == (2, {"too_large": 1, "undecodable": 1})
+    again = start(shard, replay=("too_large",))
+    assert (again.outcome, again.rows, again.rejects, again.calls) == ("done", 1, {"undecodable": 1}, 1)
+    assert sorted(r["key"] for r in rows(tmp_path)) == ["00000", "00001", "big"]
+    (record,) = Ledger(Database(str(tmp_path / "lake"), "laion"), "laion").current().values()
+    assert (record.read, record.embedded, record.rejected) == (4, 3, 1)
+    live = [r for r in rows(tmp_path, "rejects") if r["attempt"] == record.attempt]
+    assert [(r["key"], r["position"]) for r in live] == [("bad", 3)]
+    assert start(shard, replay=("too_large",)).rows == 0
+    assert start(shard).skipped == 1
+
+
+def test_replay_leaves_a_shard_that_has_changed(start: Callable[..., Summary], tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "a.tar", [*members(2), ("bad.jpg", b"no picture"), ("bad.txt", b"bad")])
+    start(shard)
+    write_tar(shard, [*members(3), ("bad.jpg", b"no picture"), ("bad.txt", b"bad")])
+    again = start(shard, replay=("undecodable",))
+    assert (again.outcome, again.rows) == ("incomplete", 0)
+    assert "has changed: run embed_laion.py first" in again.failures["a.tar"]
 
 
 def test_run_without_a_sample_says_what_was_looked_for(start: Callable[..., Summary], tmp_path: Path) -> None:
@@ -196,15 +453,15 @@ def test_run_record_tells_no_secret_of_its_inputs(
 def test_run_that_fails_is_recorded_as_failed_and_what_was_whole_stays(
     start: Callable[..., Summary], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(run: Run, todo: Plan, stored: Stored, follow: Follow) -> None:
-        embed_here(run, todo, stored, follow)
+    def die(run: Run, place: Place, follow: Follow) -> None:
+        stream_here(run, place, follow)
         raise TableError("the store is gone")
 
-    monkeypatch.setattr(Run, "_embed", die)
+    monkeypatch.setattr(Run, "_stream", die)
     with pytest.raises(TableError, match="the store is gone"):
         start(shards)
     assert [r["outcome"] for r in rows(tmp_path, "runs")] == ["failed"]
-    monkeypatch.setattr(Run, "_embed", embed_here)
+    monkeypatch.setattr(Run, "_stream", stream_here)
     assert start(shards).skipped == 3
 
 
@@ -212,7 +469,7 @@ def test_run_refuses_another_model_before_anything_is_read(
     start: Callable[..., Summary], shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(shards / "00000.tar")
-    monkeypatch.setattr(Run, "_embed", None)
+    monkeypatch.setattr(Run, "_stream", None)
     with pytest.raises(ContractError, match="weights"):
         start(shards, model=fake_model(replace(CONTRACT, weights="other")))
 

@@ -1,4 +1,4 @@
-"""Inputs -> shards -> slices -> plan."""
+"""Inputs -> shards -> slices."""
 
 import gzip
 import os
@@ -8,11 +8,9 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.errors import BridgelakeError, ConfigError, InputError
-from pipeline.shards import Format, Listing, Shard, Slice, common_root, cut, list_shards, plan, sniff
+from pipeline.shards import Format, Listing, Shard, Slice, common_root, cut, list_shards, sniff
 from tests.shards import members, shard, tar_bytes, write_parquet, write_tar
 
 TAR = tar_bytes(members(1))
@@ -251,72 +249,15 @@ def test_cut_leaves_the_verdict_on_a_broken_parquet_to_its_reader(tmp_path: Path
     assert cut(shard(path), 10) == [Slice(shard(path), 0, 1, None)]
 
 
-def slices(*names: str, etag: str = "v1") -> list[Slice]:
-    return [Slice(Shard(f"/r/{n}", n, 7, etag), 0, 1, None) for n in names]
-
-
-def test_plan_is_listed_less_committed() -> None:
-    found = plan(slices("a.tar", "b.tar", "c.tar"), {"a.tar": (7, "v1"), "b.tar": (7, "v0"), "d.tar": (7, "v1")})
-    assert [s.name for s in found.pending] == ["c.tar"]
-    assert [s.name for s in found.skipped] == ["a.tar"]
-    assert [s.name for s in found.changed] == ["b.tar"]
-    assert found.vanished == ("d.tar",)
-
-
-def test_plan_calls_vanished_only_what_this_runs_inputs_would_list(folder: Path) -> None:
-    listing = list_shards([f"{folder}/0000?.tar"], None)
-    committed = {"00007.tar": (1, ""), "more/00007.tar": (1, ""), "x.parquet#3": (1, "")}
-    assert plan([], committed, listing.matches).vanished == ("00007.tar",)
-    assert plan([], committed, list_shards([str(folder)], None).matches).vanished == tuple(sorted(committed))
-    assert plan([], committed, list_shards([f"{folder}/{{00000..00001}}.tar"], None).matches).vanished == ()
-
-
-def test_plan_keeps_slices_of_a_listed_shard_from_vanishing() -> None:
-    part = Slice(Shard("/r/a.parquet", "a.parquet", 7, "v2"), 0, 2, (0, 1))
-    found = plan([part], {"a.parquet#0": (7, "v1"), "a.parquet#1": (7, "v1"), "a.parquet#2": (7, "v1")})
-    assert found.vanished == ()
-    assert found.changed == (part,)
-
-
-@given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
-def test_plan_puts_every_slice_in_exactly_one_place(listed: set[int], done: set[int]) -> None:
-    found = plan(slices(*map(str, listed)), {str(d): (7, "v1" if d % 2 else "v0") for d in done})
-    names = [s.name for part in (found.pending, found.skipped, found.changed) for s in part]
-    assert sorted(names) == sorted(map(str, listed))
-    assert set(found.vanished) == set(map(str, done - listed))
-
-
 def test_listing_matches_nothing_without_patterns() -> None:
     assert not Listing((), "/r", 0).matches("a.tar")
 
 
-def sliced(path: str, count: int, etag: str = "1") -> list[Slice]:
-    shard = Shard(f"/data/{path}", path, 100, etag)
-    return [Slice(shard, i, count, (i, i + 1) if count > 1 else None) for i in range(count)]
-
-
-def test_plan_resumes_a_shard_of_which_some_slices_are_committed() -> None:
-    made = plan(sliced("a.parquet", 3), {"a.parquet#0": (100, "1"), "a.parquet#2": (100, "1")})
-    assert [s.name for s in made.pending] == ["a.parquet#1"]
-    assert [s.name for s in made.skipped] == ["a.parquet#0", "a.parquet#2"]
-    assert not made.changed
-
-
-@pytest.mark.parametrize(
-    ("now", "committed"),
-    [
-        (sliced("a.parquet", 1), {"a.parquet#0": (100, "1"), "a.parquet#1": (100, "1")}),  # cut into fewer
-        (sliced("a.parquet", 2, "2"), {"a.parquet": (100, "1")}),  # cut into more
-        (sliced("a.parquet", 3, "2"), {"a.parquet#0": (100, "1")}),  # changed when one slice was done
-    ],
-)
-def test_plan_never_embeds_part_of_a_changed_shard_beside_its_old_rows(
-    now: list[Slice], committed: dict[str, tuple[int, str]]
-) -> None:
-    made = plan(now, committed)
-    assert made.changed == tuple(now)
-    assert not made.pending
-    assert not made.skipped
+def test_listing_matches_what_its_inputs_would_list(folder: Path) -> None:
+    assert list_shards([f"{folder}/0000?.tar"], None).matches("00007.tar")
+    assert not list_shards([f"{folder}/0000?.tar"], None).matches("more/00007.tar")
+    assert list_shards([str(folder)], None).matches("more/00007.tar")
+    assert not list_shards([f"{folder}/{{00000..00001}}.tar"], None).matches("00007.tar")
 
 
 def test_list_refuses_a_signed_url_and_keeps_its_secret() -> None:

@@ -14,8 +14,11 @@ SUMMARY = Summary(
     committed=4,
     elsewhere=0,
     failures={},
-    changed=(),
+    quarantined={},
+    replaced=0,
+    touched=0,
     vanished=(),
+    pruned=(),
     rows=90,
     rejects={"truncated": 4, "no_caption": 6},
     truncated=2,
@@ -24,6 +27,7 @@ SUMMARY = Summary(
     calls=9,
     pairs_per_call=10.0,
     commits=3,
+    conflicts=0,
     version=7,
 )
 
@@ -42,15 +46,19 @@ def test_summary_reads_as_a_person_wants_it() -> None:
     ]
 
 
-def test_summary_names_every_failed_and_changed_slice_once() -> None:
+def test_summary_names_every_failed_quarantined_and_vanished_shard_once() -> None:
     failures = {"a.tar": "a.tar: cut", "b.tar": "its end record never came"}
-    lines = replace(SUMMARY, failures=failures, changed=("c.tar",), elsewhere=2).lines()[4:]
-    assert lines == [
+    more = {"quarantined": {"c.tar": "c.tar: cut"}, "replaced": 1, "touched": 2, "vanished": ("d.tar",)}
+    assert replace(SUMMARY, failures=failures, elsewhere=2, **more).lines()[4:] == [
         "failed: a.tar: cut",
         "failed: b.tar: its end record never came",
+        "quarantined, not read (--retry-failed reads it): c.tar: cut",
+        "changed: 1 shards; only copied or touched: 2",
         "committed by another job first: 2 slices",
-        "changed since it was embedded, its rows left as they were: c.tar",
+        "vanished, its rows stay (--prune removes them): d.tar",
     ]
+    gone = replace(SUMMARY, vanished=("d.tar",), pruned=("d.tar",))
+    assert gone.lines()[4:] == ["vanished, its rows were removed: d.tar"]
 
 
 def test_summary_of_a_run_that_did_nothing_divides_by_nothing() -> None:

@@ -1,0 +1,56 @@
+#!/usr/bin/env python
+"""Try rejected pairs again, where they stand in their shards; those that succeed become rows, exactly once."""
+
+from dataclasses import dataclass
+
+from bridgelake import DEFAULT_MODEL, Lake
+from jobs.options import listed
+from jobs.outcome import finish, report
+from pipeline.config import EmbedConfig, WriteConfig
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `replay_rejects.py` takes."""
+
+    db: str
+    """LanceDB database: a folder, or an s3, gs or az URL."""
+    table: str = "laion"
+    """Table in the database."""
+    reason: str = ""
+    """Only slices with a pair rejected for one of these, separated by commas. Default: any but not_downloaded."""
+    model: str = DEFAULT_MODEL
+    """Checkpoint that the table was made with: a folder, an fsspec URL or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    dataset: str | None = None
+    """Name of the dataset in the rows' ids. Default: the table's name."""
+    source_root: str | None = None
+    """Where the shards are now, if they moved."""
+    max_pixels: int = 100_000_000
+    """Pictures with more pixels are rejected from their header alone."""
+    batch_size: int = 64
+    """Pictures in one model call."""
+    device: str = "auto"
+    """Where torch computes: auto asks the cluster, gpu, or cpu."""
+    dtype: str = "auto"
+    """auto, float32 or bfloat16."""
+    num_gpus: float | None = None
+    """Share of a GPU that Ray reserves for each actor."""
+    actors: int | None = None
+    """At most this many embedding actors. Default: as many as fit."""
+    json: bool = False
+    """Print one machine-readable object on standard output."""
+
+
+def main(options: Options) -> int:
+    """Run it; 1 if a shard could not be read again."""
+    write = WriteConfig(options.db, options.table, options.dataset, options.source_root)
+    embed = EmbedConfig(options.batch_size, options.device, options.dtype, options.num_gpus, options.actors)
+    lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
+    summary = lake.replay_rejects(write, embed, reasons=listed(options.reason), max_pixels=options.max_pixels)
+    return report(summary, options.json)
+
+
+if __name__ == "__main__":
+    finish(Options, main, __doc__ or "")

@@ -1,0 +1,246 @@
+"""One LanceDB database: open its tables, write fragments, commit by compare-and-swap.
+
+Our commits are compare-and-swap among themselves: an `Update` that names the lowest fragment as touched conflicts
+with every other such `Update` since the version it read, and with whatever replaces or deletes from that fragment
+(compaction, a replaced shard, new columns). It passes over what brings nothing of ours: an index, a configuration,
+somebody's `Append`. Where there is no fragment to name, an `Overwrite` without retries conflicts with any commit at
+all. (`Append` never conflicts and may land twice; `write_dataset` into a place where there is no table yet may
+*replace* what another has just created there.) `tests/contract` holds the pinned library to all this.
+"""
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import lance
+import lancedb
+import pyarrow as pa
+from lance import commit as lance_commit
+from lance.fragment import FragmentMetadata, write_fragments
+
+from pipeline.errors import CommitConflictError, TableError
+from pipeline.retry import patiently
+from pipeline.storage import redact
+
+STORAGE_VERSION = "2.1"
+_TOKEN = "bridgelake.append"  # noqa: S105  # a property's name: tells whether an append has landed
+# Of one request, and of its tries: the tries after that are ours, which look at what has landed.
+_LIMITS = {"timeout": "30s", "connect_timeout": "5s", "client_max_retries": "10", "client_retry_timeout": "20"}
+_PLACE_IN_SOURCE = re.compile(r", \S*\.rs:\d+:\d+.*")  # Lance appends it to every message
+
+
+def storage_options(db: str) -> dict[str, str]:
+    """What Lance needs besides the provider's own credential chain: limits of time, and the endpoint over http."""
+    if not db.startswith("s3"):
+        return {}
+    options = dict(_LIMITS)
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        options |= {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
+    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+        options["region"] = region
+    return options
+
+
+@contextmanager
+def naming(what: str, uri: str) -> Iterator[None]:
+    """Turn the storage's error into one that says what was tried, and where, and tells no secret."""
+    try:
+        yield
+    except lance_commit.CommitConflictError as error:
+        raise CommitConflictError(f"cannot {what} {redact(uri)}: somebody else committed first") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TableError(f"cannot {what} {redact(uri)}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = redact(str(error)).strip() or type(error).__name__
+    return _PLACE_IN_SOURCE.sub("", text.splitlines()[0])[:300]
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Rows to remove: those that meet an SQL condition."""
+
+    condition: str
+    column: str | None = None  # with it, a fragment is asked only for the values that it holds, which is quicker
+    of_values: Callable[[list[str]], str] | None = None  # a condition for some values of that column
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A LanceDB database and the name of the table in it."""
+
+    uri: str
+    table: str
+
+    def absolute(self) -> "Database":
+        """The same for a process with another working folder, as workers have."""
+        return self if "://" in self.uri else replace(self, uri=str(Path(self.uri).absolute()))
+
+    def path(self, suffix: str = "") -> str:
+        """Where Lance keeps `<table>`, or `<table>_<suffix>`."""
+        name = f"{self.table}_{suffix}" if suffix else self.table
+        return f"{self.uri.rstrip('/')}/{name}.lance"
+
+    def connect(self) -> lancedb.DBConnection:
+        """With plain LanceDB."""
+        with naming("connect to", self.uri):
+            return lancedb.connect(self.uri, storage_options=storage_options(self.uri))
+
+    def open(self, suffix: str = "") -> lance.LanceDataset | None:
+        """`<table>_<suffix>` at its latest version; None if it does not exist."""
+        path = self.path(suffix)
+        try:
+            with naming("open", path):
+                return lance.dataset(path, storage_options=storage_options(self.uri))
+        except TableError as error:
+            if re.search(r": Dataset at path .* was not found", str(error)):
+                return None
+            raise
+
+    def create(self, suffix: str, schema: pa.Schema) -> lance.LanceDataset:
+        """`<table>_<suffix>`, made without rows if it is not there; of several at once, one makes it."""
+        dataset = self.open(suffix)
+        if dataset is None:
+            try:
+                return self.swap(suffix, None, schema, [])
+            except TableError:
+                dataset = self.open(suffix)  # another job was first
+                if dataset is None:
+                    raise
+        return dataset
+
+    def scan(self, suffix: str, dataset: lance.LanceDataset, columns: list[str]) -> pa.Table:
+        """Some columns of all rows of `<table>_<suffix>`."""
+        with naming("read", self.path(suffix)):
+            return dataset.to_table(columns=columns)
+
+    def append(self, suffix: str, rows: pa.Table) -> None:
+        """Append to `<table>_<suffix>`, which is made if need be; once, whatever becomes of the replies."""
+        base = self.create(suffix, rows.schema)
+        fragments, token, before = self.write(suffix, rows), uuid.uuid4().hex, base.version
+        for attempt in patiently(TableError):
+            with attempt:
+                if attempt.retry_state.attempt_number > 1:
+                    base = self.create(suffix, rows.schema)
+                    later = range(before + 1, base.version + 1)
+                    if any(self.properties(suffix, base, v).get(_TOKEN) == token for v in later):
+                        return
+                self.swap(suffix, base, rows.schema, fragments, {_TOKEN: token})
+
+    def write(self, suffix: str, rows: pa.Table) -> list[str]:
+        """Write rows as fragments that no version holds yet.
+
+        Returns:
+            The fragments' metadata as JSON, for `swap`.
+        """
+        for attempt in patiently(TableError):
+            with attempt, naming("write to", self.path(suffix)):
+                fragments = write_fragments(
+                    rows,
+                    self.path(suffix),
+                    storage_options=storage_options(self.uri),
+                    data_storage_version=STORAGE_VERSION,
+                    mode="append",
+                )
+        return [json.dumps(f.to_json()) for f in fragments]
+
+    def swap(  # what a commit is
+        self,
+        suffix: str,
+        base: lance.LanceDataset | None,
+        schema: pa.Schema,
+        fragments: Sequence[str],
+        properties: Mapping[str, str] | None = None,
+        without: Removal | None = None,
+    ) -> lance.LanceDataset:
+        """Commit fragments on top of exactly `base`; None where there is no table yet.
+
+        Args:
+            suffix: of the table.
+            base: the version that the commit was made for.
+            schema: of the table, where there is none yet.
+            fragments: the new ones, as `write` gave them.
+            properties: what the transaction carries.
+            without: rows that are removed in the same commit.
+
+        Raises:
+            CommitConflictError: somebody else committed since `base`; look at what, and try again.
+            TableError: the store refused, or its reply was lost: look whether it landed.
+        """
+        new = [FragmentMetadata.from_json(f) for f in fragments]
+        with naming("commit to", self.path(suffix)):
+            touched = _touched(base, without)
+            operation: lance.LanceOperation.BaseOperation
+            if touched is None:
+                operation = lance.LanceOperation.Overwrite(schema if base is None else base.schema, new)
+            else:
+                operation = lance.LanceOperation.Update(
+                    removed_fragment_ids=touched.removed, updated_fragments=touched.updated, new_fragments=new
+                )
+            version = 0 if base is None else base.version
+            transaction = lance.Transaction(version, operation, transaction_properties=dict(properties or {}))
+            return lance.LanceDataset.commit(
+                self.path(suffix),
+                transaction,
+                max_retries=0,
+                storage_options=storage_options(self.uri),
+                enable_v2_manifest_paths=True,
+            )
+
+    def properties(self, suffix: str, dataset: lance.LanceDataset, version: int) -> dict[str, str]:
+        """What the commit of one version carried.
+
+        Raises:
+            TableError: the version was cleaned up.
+        """
+        with naming(f"read the transaction of version {version} of", self.path(suffix)):
+            try:
+                transaction = dataset.read_transaction(version)
+            except TypeError:
+                return {}  # pylance 13 cannot show a compaction of an indexed table; it is none of ours
+        return dict(transaction.transaction_properties or {}) if transaction else {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Touched:
+    """Fragments that a commit changes or removes; at least one, so that it conflicts with others like it."""
+
+    updated: list[FragmentMetadata]
+    removed: list[int]
+
+
+def _touched(base: lance.LanceDataset | None, without: Removal | None) -> _Touched | None:
+    """None where there is no fragment to touch."""
+    fragments = {f.fragment_id: f for f in base.get_fragments()} if base is not None else {}
+    if base is None or not fragments:
+        return None
+    touched = _Touched([], [])
+    for number, condition in _conditions(base, without).items() if without else ():
+        left = fragments[number].delete(condition)
+        if left is None:
+            touched.removed.append(number)
+        else:
+            touched.updated.append(left)
+    lowest = min(fragments)
+    if lowest not in {*touched.removed, *(f.id for f in touched.updated)}:
+        touched.updated.append(fragments[lowest].metadata)
+    return touched
+
+
+def _conditions(base: lance.LanceDataset, removal: Removal) -> dict[int, str]:
+    """Fragment -> what is to be removed from it, found by one scan."""
+    columns = [removal.column] if removal.column else []
+    rows = base.to_table(columns=columns, filter=removal.condition, with_row_address=True)
+    holding = [address >> 32 for address in rows["_rowaddr"].to_pylist()]
+    if removal.column is None or removal.of_values is None:
+        return dict.fromkeys(sorted(set(holding)), removal.condition)
+    values: dict[int, set[str]] = {}
+    for number, value in zip(holding, rows[removal.column].to_pylist(), strict=True):
+        values.setdefault(number, set()).add(value)
+    return {number: removal.of_values(sorted(some)) for number, some in sorted(values.items())}

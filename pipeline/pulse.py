@@ -1,0 +1,164 @@
+"""The pulse of a run: what its workers are at, and which nodes lost their GPU. Workers tell it and never wait for it.
+
+One small Ray actor, which lives as long as the run; the driver's `watchdog` asks it.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+READING, EMBEDDING = "reading", "embedding"  # the stages that tell
+_REMEMBERED = 10_000  # pieces of work; those tried again come soon after
+_SECONDS_TO_TELL = 10.0  # a worker that is about to end
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a worker is at: a piece of work, which has the same name when it is tried again, and how far it is."""
+
+    stage: str
+    work: str
+    done: int
+    slice: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The last that was heard from a stage."""
+
+    slice: str
+    node: str
+    seconds: float  # ago
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a run stands."""
+
+    idle: float  # seconds since any work went further than ever before
+    actors: int  # that have loaded their model so far
+    last: dict[str, Last]  # by stage
+    lost: dict[str, list[str]]  # node -> errors with which its GPU was lost
+
+
+@dataclass(slots=True)
+class Pulse:
+    """The actor. Work that was begun again counts as going forward only from where it was before."""
+
+    _moved: float = field(default_factory=time.monotonic)
+    _furthest: dict[str, int] = field(default_factory=dict)
+    _last: dict[str, tuple[Beat, float]] = field(default_factory=dict)
+    _lost: dict[str, list[str]] = field(default_factory=dict)
+    _actors: int = 0
+
+    def beat(self, beat: Beat) -> None:
+        """Hear what a worker is at."""
+        now, work = time.monotonic(), f"{beat.stage} {beat.work}"
+        self._last[beat.stage] = (beat, now)
+        if beat.done > self._furthest.get(work, -1):
+            self._moved = now
+            self._furthest[work] = beat.done
+            if len(self._furthest) > _REMEMBERED:
+                del self._furthest[next(iter(self._furthest))]
+
+    def started(self) -> None:
+        """Hear that an actor has loaded its model."""
+        if self._actors == 0:  # later ones may be the same again, after a crash
+            self._moved = time.monotonic()
+        self._actors += 1
+
+    def lost(self, node: str, error: str) -> None:
+        """Hear that a node lost its GPU."""
+        self._lost.setdefault(node, []).append(error)
+
+    def look(self) -> Look:
+        """How the run stands."""
+        now = time.monotonic()
+        last = {stage: Last(beat.slice, beat.node, now - at) for stage, (beat, at) in self._last.items()}
+        return Look(now - self._moved, self._actors, last, self._lost)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A worker's, or the driver's, line to the pulse; `every` so many seconds a worker tells what it is at."""
+
+    actor: Any
+    every: float
+
+    def started(self) -> None:
+        """Tell that an actor has loaded its model."""
+        self.actor.started.options(num_returns=0).remote()
+
+    def gone(self, error: BaseException) -> NoReturn:
+        """Tell that this process' GPU is lost, and end the process: Ray starts another and redoes its work."""
+        with suppress(RayError):
+            ray.get(self.actor.lost.remote(here(), str(error)), timeout=_SECONDS_TO_TELL)
+        os._exit(1)
+
+    def look(self, patience: float) -> Look | None:
+        """Ask how the run stands; None if there is no answer in time."""
+        try:
+            look: Look = ray.get(self.actor.look.remote(), timeout=patience)
+        except RayError:  # a GetTimeoutError too
+            return None
+        return look
+
+
+@contextmanager
+def taken(every: float) -> Iterator[Line]:
+    """A run's pulse, while the run lasts."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)  # dies with the driver
+    actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Pulse).remote()
+    try:
+        yield Line(actor, every)
+    finally:
+        ray.kill(actor)
+
+
+class Teller:
+    """Tells the pulse from a thread of its own what the worker is at, also while that hangs in a call."""
+
+    def __init__(self, line: Line, stage: str) -> None:
+        self._line = line
+        self._stage = stage
+        self._node = here()
+        self._at: Beat | None = None
+        self._over = threading.Event()
+        threading.Thread(target=self._tell, daemon=True).start()
+
+    @contextmanager
+    def at(self, work: str, slice: str) -> Iterator[None]:
+        """While the block runs, this is what the worker is at."""
+        self._at = Beat(self._stage, work, 0, slice, self._node)
+        try:
+            yield
+        finally:
+            self._at = None
+
+    def further(self, done: int) -> None:
+        """The work in hand is so far now."""
+        if self._at is not None:
+            self._at = Beat(self._stage, self._at.work, done, self._at.slice, self._node)
+
+    def close(self) -> None:
+        """Tell nothing any more."""
+        self._over.set()
+
+    def _tell(self) -> None:
+        while not self._over.wait(self._line.every):
+            if (beat := self._at) is not None:
+                self._line.actor.beat.options(num_returns=0).remote(beat)
+
+
+def here() -> str:
+    """This node, as a person finds it: its address, and the start of its id, which no other has."""
+    return f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"

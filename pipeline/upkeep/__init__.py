@@ -1,0 +1,1 @@
+"""What is done to a table beside and after its runs: checked, mended, compacted."""

@@ -1,0 +1,142 @@
+"""The watchdog: names the stage that makes no progress, or the node that loses its GPU, and ends the run."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline import pulse
+from pipeline.errors import ClusterError, StalledError
+from pipeline.interrupts import leave
+from pipeline.pulse import EMBEDDING, READING, Line, Look
+
+WRITING, COMMITTING = "writing", "committing"
+_LOST_GPUS = 3  # on one node
+_GRACE = 60.0  # seconds for the driver to see that it is over; a commit in hand has longer
+_FRESH = 4  # beats; a worker that has told nothing for longer is idle, or gone
+_ON = "what was whole is committed, and the same command goes on from there"
+
+
+class Watchdog:
+    """Watches one run from a thread of its own, so that it can end also a driver that hangs."""
+
+    def __init__(self, line: Line, stall_seconds: float, compute: str) -> None:
+        """`compute`: how the actors are laid out, for those who wait for them in vain."""
+        self.line = line
+        self.doing = ""  # what the driver waits for besides the stream of blocks: a stage, and more
+        self._stall = stall_seconds
+        self._compute = compute
+        self._moved = time.monotonic()
+        self._committing = False
+        self._verdict: ClusterError | None = None
+        self._news: list[str] = []
+        self._heard: dict[str, int] = {}  # lost GPUs, by node
+        self._over = threading.Event()
+
+    def moved(self) -> None:
+        """Something went forward."""
+        self._moved = time.monotonic()
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """While the block runs, the driver is busy with a commit."""
+        self.moved()
+        self._committing = True
+        try:
+            yield
+        finally:
+            self._committing = False
+            self.moved()
+
+    def check(self) -> None:
+        """Raise what the watchdog found.
+
+        Raises:
+            StalledError: no progress for too long.
+            ClusterError: a node has lost its GPU too often.
+        """
+        if self._verdict is not None:
+            raise self._verdict
+
+    def news(self) -> list[str]:
+        """What a person should be told, once."""
+        told, self._news = self._news, []
+        return told
+
+    def watch(self) -> None:
+        """Until the run is over."""
+        while not self._over.wait(self.line.every):
+            look = self.line.look(self.line.every)
+            self._hear(look)
+            idle = time.monotonic() - self._moved
+            if self._verdict is None:
+                self._verdict = self.judge(idle, look)
+                if self._verdict is not None and not self._committing:
+                    self.moved()  # the driver's grace begins
+            elif idle > (self._stall if self._committing else _GRACE):
+                print(f"error: {self._verdict}", file=sys.stderr, flush=True)
+                leave(1)
+
+    def close(self) -> None:
+        """The run is over."""
+        self._over.set()
+
+    def _hear(self, look: Look | None) -> None:
+        for node, errors in look.lost.items() if look else ():
+            for error in errors[self._heard.get(node, 0) :]:
+                self._news.append(f"node {node} lost its GPU by {error!r}; what it was at is done again")
+            self._heard[node] = len(errors)
+
+    def judge(self, idle: float, look: Look | None) -> ClusterError | None:
+        """What is wrong, if anything is.
+
+        Args:
+            idle: seconds since the driver saw something go forward.
+            look: of the pulse; None if it did not answer.
+        """
+        for node, errors in look.lost.items() if look else ():
+            if len(errors) >= _LOST_GPUS:
+                return ClusterError(
+                    f"node {node} lost its GPU {len(errors)} times, the last time by {errors[-1]!r}: look at that GPU "
+                    f"(nvidia-smi, dmesg) or take the node out of the cluster; {_ON}"
+                )
+        if look and not self._committing:
+            idle = min(idle, look.idle)
+        if idle < self._stall:
+            return None
+        return StalledError(f"no progress for {idle:.0f} s in {self._stage(look)}; {_ON}")
+
+    def _stage(self, look: Look | None) -> str:
+        """Which stage holds the run up, and all that is known of it."""
+        if self._committing:
+            return f"{COMMITTING}: the store does not answer"
+        if self.doing:
+            return self.doing
+        if look is None:
+            return "the cluster: the run's own actor there does not answer"
+        if not look.actors:
+            return f"{EMBEDDING}: no actor has started: {self._compute}; see `ray status` for what they wait for"
+        fresh = [s for s in (EMBEDDING, READING) if s in look.last and look.last[s].seconds < _FRESH * self.line.every]
+        stages = fresh or sorted(look.last, key=lambda stage: look.last[stage].seconds)
+        if not stages:
+            return f"{READING}: no reader has told anything; see `ray status` for what they wait for"
+        last = look.last[stages[0]]
+        return f"{stages[0]}: last on node {last.node}, slice {last.slice}, heard of {last.seconds:.0f} s ago"
+
+
+@contextmanager
+def watching(stall_seconds: float, compute: str) -> Iterator[Watchdog]:
+    """Watch a run on Ray: its pulse, and the driver's own progress.
+
+    Args:
+        stall_seconds: without any progress, until the run is ended.
+        compute: how the actors are laid out.
+    """
+    with pulse.taken(every=min(5.0, stall_seconds / 4)) as line:
+        dog = Watchdog(line, stall_seconds, compute)
+        threading.Thread(target=dog.watch, daemon=True).start()
+        try:
+            yield dog
+        finally:
+            dog.close()

@@ -1,0 +1,39 @@
+"""Shared by the fault tests: one Ray head with the hook in it, the shards, and what a run without faults makes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.head import Head, start_head, stop_head
+from tests.faults.inputs import make_shards
+
+
+@pytest.fixture(scope="session")
+def shared_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    head, process = start_head(tmp_path_factory.mktemp("head"))
+    try:
+        yield head
+    finally:
+        stop_head(process)
+
+
+@pytest.fixture
+def head(shared_head: Head) -> Head:
+    shared_head.place()
+    return shared_head
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("input") / "shards")
+
+
+@pytest.fixture(scope="session")
+def reference(shared_head: Head, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake of a run without faults."""
+    shared_head.place()
+    lake = tmp_path_factory.mktemp("reference") / "lake"
+    done = shared_head.embed(shards, lake)
+    assert done.code == 0, done.said
+    return lake

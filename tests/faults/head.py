@@ -1,0 +1,89 @@
+"""A Ray of the fault tests' own, with the hook in all of its processes; jobs that join it cost a few seconds."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.e2e.test_job_submit import free_port, wait_for
+from tests.faults.launch import Done, Fault, Job, environment, happened, place, start
+
+_RAYS_OWN = tuple(b"ray::" + n for n in (b"_", b"ActorLocation", b"DashboardAgent", b"RuntimeEnvAgent", b"IDLE"))
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray of its own that all jobs of these tests join: a job then costs a few seconds."""
+
+    address: str
+    dashboard: str
+    faults: Path
+    session: int  # of its processes
+    env: Mapping[str, str]  # of its processes and of its jobs
+
+    def start(self, shards: Path | str, lake: Path | str, *options: str, **env: str) -> Job:
+        """Start a job; one actor, so that several jobs find room."""
+        env = environment(self.faults, RAY_ADDRESS=self.address, **self.env, **env)
+        return start(shards, lake, "--actors", "1", "--batch-size", "4", *options, env=env)
+
+    def embed(self, shards: Path | str, lake: Path | str, *options: str, **env: str) -> Done:
+        """Run a job to its end."""
+        return self.start(shards, lake, *options, **env).done()
+
+    def place(self, *faults: Fault) -> None:
+        """Have these faults, and no others, in all jobs from now on."""
+        place(self.faults, *faults)
+
+    def count(self, fault: Fault) -> int:
+        """How often it was counted."""
+        return sum(1 for _ in self.faults.glob(f"{fault.name}.*.*"))
+
+    def happened(self, fault: Fault) -> bool:
+        """Whether the fault has happened."""
+        return happened(self.faults, fault)
+
+
+def start_head(folder: Path, *options: str, **env: str) -> tuple[Head, "subprocess.Popen[bytes]"]:
+    """Start a Ray head whose processes have the hook."""
+    port, dashboard = free_port(), free_port()
+    address = f"http://127.0.0.1:{dashboard}"
+    faults = place(folder / "faults")
+    command = ["ray", "start", "--head", "--block", "--num-cpus=3", "--disable-usage-stats", f"--port={port}"]
+    command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", *options]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]  # without the agent no job can be submitted
+    with (folder / "log").open("wb") as out:
+        process = subprocess.Popen(
+            command, env=environment(faults, **env), stdout=out, stderr=out, start_new_session=True
+        )
+    wait_for(f"{address}/api/version", process, folder / "log")
+    return Head(f"127.0.0.1:{port}", address, faults, process.pid, env), process
+
+
+def stop_head(process: "subprocess.Popen[bytes]") -> None:
+    """All of its Ray, and no other test's."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
+
+
+def workers(head: Head) -> list[int]:
+    """Processes in which its Ray runs tasks and actors of jobs at this moment, Ray's own left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            name, session = (path / "cmdline").read_bytes(), os.getsid(int(path.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if session == head.session and name.startswith(b"ray::") and not name.startswith(_RAYS_OWN):
+            found.append(int(path.name))
+    return found
+
+
+def kill(process: int) -> bool:
+    """-9; whether it was still there."""
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,144 @@
+"""What a run does on Ray when a GPU is lost, nothing goes forward, or the model is broken; with fake models."""
+
+import time
+from pathlib import Path
+
+import lancedb
+import pytest
+import ray
+
+from pipeline import stages
+from pipeline.cluster import Placement
+from pipeline.config import EmbedConfig, FaultConfig, ReadConfig, RunConfig, WriteConfig
+from pipeline.embed import Model
+from pipeline.errors import ClusterError, RejectRateError, StalledError
+from pipeline.progress import Counts
+from pipeline.run import Run
+from pipeline.summary import Summary
+from pipeline.watchdog import watching
+from tests.blocks import STORED
+from tests.broken import Plan, breaking_model, noted
+from tests.shards import members, whole, write_tar
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+class Quiet:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def update(self, counts: Counts) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    (tmp_path / "shards").mkdir()
+    for i in range(6):
+        write_tar(tmp_path / "shards" / f"{i:05d}.tar", members(20, start=i * 20))
+    return tmp_path / "shards"
+
+
+def run(shards: Path, model: Model, said: Quiet | None = None, **faults: float) -> Summary:
+    config = RunConfig(
+        ReadConfig((str(shards),)),
+        WriteConfig(str(shards.parent / "lake")),
+        EmbedConfig(batch_size=8, actors=1),
+        FaultConfig(**faults),  # type: ignore[arg-type]
+    )
+    return Run(config, model, said or Quiet()).start()
+
+
+def keys(shards: Path) -> list[str]:
+    return sorted(lancedb.connect(shards.parent / "lake").open_table("laion").to_pandas()["key"])
+
+
+def test_run_replaces_an_actor_that_lost_its_gpu_and_every_row_lands_once(shards: Path, tmp_path: Path) -> None:
+    plan, said = Plan(tmp_path / "notes", losses=2, seconds=0.3), Quiet()
+    summary = run(shards, breaking_model(plan), said, stall_seconds=20)  # short, so that the news comes soon
+    assert (summary.outcome, summary.rows) == ("done", 120)
+    assert keys(shards) == [f"{i:05d}" for i in range(120)]
+    assert (noted(plan.folder, "loss"), noted(plan.folder, "start")) == (2, 3)
+    assert [line.partition(" by ")[2] for line in said.lines if "lost its GPU" in line] == [
+        "'CUDA error: an illegal memory access was encountered'; what it was at is done again"
+    ] * 2
+
+
+def test_run_ends_after_three_lost_gpus_on_one_node_and_names_the_node(shards: Path, tmp_path: Path) -> None:
+    plan = Plan(tmp_path / "notes", losses=10**6)
+    with pytest.raises(ClusterError) as told:
+        run(shards, breaking_model(plan), stall_seconds=4)
+    assert str(told.value).startswith("node ")
+    assert "lost its GPU" in str(told.value)
+    assert "'CUDA error: an illegal memory access was encountered'" in str(told.value)
+
+
+def test_run_that_was_ended_lets_go_of_the_cluster(shards: Path, tmp_path: Path) -> None:
+    """Else a process that lives on would compute for ever, on a cluster that others pay for."""
+    plan = Plan(tmp_path / "notes", losses=10**6)
+    with pytest.raises(ClusterError):
+        run(shards, breaking_model(plan), stall_seconds=4)
+    time.sleep(1)
+    starts = noted(plan.folder, "start")
+    time.sleep(5)
+    assert noted(plan.folder, "start") == starts
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
+
+
+def test_run_that_makes_no_progress_names_where_and_ends(shards: Path, tmp_path: Path) -> None:
+    plan = Plan(tmp_path / "notes", seconds=60)
+    began = time.monotonic()
+    with pytest.raises(
+        StalledError, match=r"no progress for \d+ s in embedding: last on node \S+ \(\w{8}\), slice 0000"
+    ):
+        run(shards, breaking_model(plan), stall_seconds=4)
+    assert time.monotonic() - began < 30
+
+
+def test_run_without_an_actor_that_starts_says_for_what_it_waits(shards: Path, tmp_path: Path) -> None:
+    model = breaking_model(Plan(tmp_path / "notes", start_seconds=60))
+    with pytest.raises(StalledError, match=r"in embedding: no actor has started: computing on cpu .*`ray status`"):
+        run(shards, model, stall_seconds=4)
+
+
+def test_run_with_too_many_rejects_ends_and_keeps_what_was_whole(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    write_tar(shards / "good.tar", members(20))
+    run(shards, breaking_model(Plan(tmp_path / "notes")))
+    for name in ("bad-0.tar", "bad-1.tar"):
+        bad = [(f"{i:05d}.{kind}", b"x") for i in range(600) for kind in ("jpg", "txt")]
+        write_tar(shards / name, bad)
+    with pytest.raises(
+        RejectRateError, match=r"100\.0% of the first 1\d{3} pairs were rejected, .*: undecodable 1\d{3};"
+    ):
+        run(shards, breaking_model(Plan(tmp_path / "notes")))
+    assert keys(shards) == [f"{i:05d}" for i in range(20)]
+
+
+def test_run_with_a_model_that_cannot_embed_a_plain_picture_names_the_node(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ClusterError, match=r"cannot be used on node \S+ \(\w{8}\): of a plain grey picture, text_embedd"
+    ):
+        run(shards, breaking_model(Plan(tmp_path / "notes", nan=True)))
+    assert keys(shards) == []
+
+
+def test_stages_run_apart_also_where_a_reader_and_an_actor_take_as_many_cpus(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray would run them as one, in the actors: no reading beside embedding, and no batch filled from small shards."""
+    on = Placement(1, reader_cpus=0.5, num_cpus=0.5, num_gpus=0, device="cpu", dtype="float32", reason="test")
+    model, read = breaking_model(Plan(tmp_path / "notes")), ReadConfig((str(shards),))
+    with watching(60, "test") as watch:
+        slices = {"a": whole(shards / "00000.tar")}
+        samples = stages.prepared(slices, STORED, read, model, on, watch.line)
+        stages.embedded(samples, EmbedConfig(), model, on, STORED, watch.line).explain()
+    optimized = capsys.readouterr().out.partition("Physical Plan (Optimized)")[2]
+    assert "TaskPoolMapOperator[MapBatches(read_stage)]" in optimized

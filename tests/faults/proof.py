@@ -103,6 +103,11 @@ def ids(lake: Path, table: str = "laion") -> Counter[str]:
     return Counter(rows(lake, table)["id"])
 
 
+def contents(lake: Path, table: str = "laion") -> dict[str, frozenset[tuple[str, str]]]:
+    """Of each shard, which pairs of which pictures the table has."""
+    return {s: frozenset(zip(f["id"], f["sha256"], strict=True)) for s, f in rows(lake, table).groupby("shard")}
+
+
 def frame(lake: Path, name: str) -> pd.DataFrame:
     """A table of the lake; one without rows if it is not there."""
     path = lake / f"{name}.lance"

@@ -25,7 +25,8 @@ from tests.faults.proof import ids, prove, rows
 from tests.shards import picture, write_parquet, write_tar
 
 PAIRS = 10  # of a tar; a parquet has four times as many
-BETWEEN_KILLS = 3.0  # seconds, on average
+BETWEEN_KILLS = 4.0  # seconds, on average
+DRIVERS = 0.35  # of the kills; the rest are workers
 BETWEEN_LOOKS = 10.0
 BETWEEN_LINES = 30.0
 CHANGES = 0.02  # of the ticks
@@ -85,7 +86,7 @@ class Soak:
             self._write(f"{len(self.contents):05d}.{'parquet' if self.chance.random() < 0.1 else 'tar'}")
         if self.change and self.chance.random() < CHANGES:
             self._write(self.chance.choice(list(self.contents)))
-            self.did["changes"] += 1
+            self.did["written anew"] += 1
 
     def _write(self, name: str) -> None:
         content = self.contents[name] = self.contents.get(name, 0) + 1
@@ -112,13 +113,13 @@ class Soak:
             self.jobs.remove(job)
             done = job.done()
             if done.code == 0:
-                self.did["jobs done"] += 1
+                self.did["done"] += 1
             elif done.code != -signal.SIGKILL:
                 self.incomplete(done)
 
     def incomplete(self, done: Done) -> None:
         """A job may say that something is left, since its workers were killed, but in words."""
-        self.did["jobs with something left"] += 1
+        self.did["incomplete"] += 1
         said = done.said.strip().splitlines() or [""]
         assert done.code == 1, f"a job ended with {done.code}:\n{done.said}"
         assert "Traceback" not in done.said, done.said
@@ -127,7 +128,7 @@ class Soak:
     def kill(self) -> None:
         """-9 for a driver, or for a worker of any kind."""
         found = workers(self.head)
-        if found and self.chance.random() < 0.6:
+        if found and self.chance.random() >= DRIVERS:
             self.did["workers killed"] += kill(self.chance.choice(found))
         elif self.jobs:
             self.chance.choice(self.jobs).kill()
@@ -152,12 +153,12 @@ class Soak:
             time.sleep(TICK)
         last = self.head.embed(self.input, self.lake, "--retry-failed")
         assert last.code == 0, last.said
+        told = self.told()
         alone = self.head.embed(self.input, self.folder / "reference")
         assert alone.code == 0, alone.said
         have, wanted = ids(self.lake), ids(self.folder / "reference")
         lost, twice = wanted - have, have - wanted
-        self.did["rows"] = have.total()
-        print(f"{self.told()}: {lost.total()} lost, {twice.total()} twice", flush=True)
+        print(f"{told}: {have.total()} rows, {lost.total()} lost, {twice.total()} twice", flush=True)
         if lost or twice:
             return False
         prove(self.lake, self.folder / "reference")
@@ -165,9 +166,13 @@ class Soak:
 
     def told(self) -> str:
         """What was done so far, in one line."""
-        did = self.did | Counter(shards=len(self.contents))
-        did["slices read"], did["conflicts"] = (self.head.count(f) for f in (READ, CONFLICTS))
-        return ", ".join(f"{n} {what}" for what, n in did.items())
+        did, kills = self.did, self.did["drivers killed"] + self.did["workers killed"]
+        return (
+            f"{len(self.contents)} shards, {did['written anew']} written anew; {did['jobs']} jobs, {kills} kills "
+            f"({did['drivers killed']} of drivers, {did['workers killed']} of workers), {did['done']} jobs ended well, "
+            f"{did['incomplete']} with something left; {self.head.count(CONFLICTS)} conflicts, "
+            f"{self.head.count(READ)} slices read; {did['looks']} looks in between"
+        )
 
 
 @contextmanager

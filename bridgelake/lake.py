@@ -11,10 +11,10 @@ from model import ModelSpec
 from pipeline.config import EmbedConfig, FaultConfig, ReadConfig, RunConfig, WriteConfig
 from pipeline.database import Database
 from pipeline.errors import ConfigError
-from pipeline.hits import Hits
-from pipeline.progress import Observer, observer
 from pipeline.query import Picture, Query, read_picture, search
+from pipeline.retrieval.hits import Hits
 from pipeline.summary import Summary
+from pipeline.watch.progress import Observer, observer
 
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "demo" / "checkpoint")
 _DEVICES = {"cpu": "cpu", "gpu": "cuda"}

@@ -14,11 +14,11 @@ from bridgelake import Lake
 from bridgelake.lake import SearchOptions
 from demo.pack import PAIRS_PER_IMAGE, TARS, pack, scene_of
 from demo.scenes import Claim, Thing, is_true
-from pipeline.display import show_hits
 from pipeline.errors import BridgelakeError
-from pipeline.hits import Hits
-from pipeline.panels import panel
-from pipeline.sheet import write_sheet
+from pipeline.retrieval.display import show_hits
+from pipeline.retrieval.hits import Hits
+from pipeline.retrieval.panels import panel
+from pipeline.retrieval.sheet import write_sheet
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARDS, OUT = Path("demo/shards"), Path("demo/out")  # relative to ROOT, as a person would type them

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import tyro
 
 from bridgelake import BridgelakeError, ModelError
-from pipeline.interrupts import leave
 from pipeline.summary import Summary
+from pipeline.watch.interrupts import leave
 
 Options = TypeVar("Options")
 

@@ -9,9 +9,9 @@ from tyro.conf import Positional
 
 from bridgelake import DEFAULT_MODEL, Lake
 from jobs.outcome import finish, show_json
-from pipeline.display import show_hits
-from pipeline.panels import panel
-from pipeline.sheet import write_sheet
+from pipeline.retrieval.display import show_hits
+from pipeline.retrieval.panels import panel
+from pipeline.retrieval.sheet import write_sheet
 
 
 @dataclass(frozen=True, kw_only=True)

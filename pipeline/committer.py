@@ -11,12 +11,12 @@ import pyarrow as pa
 from pipeline.contract import Layout
 from pipeline.errors import CommitConflictError, LedgerError, TableError
 from pipeline.gather import End, Positions
-from pipeline.interrupts import uninterrupted
 from pipeline.ledger import Ledger
 from pipeline.proof import Proof, Whole
 from pipeline.records import Outcome, SliceRecord, properties
-from pipeline.retry import patiently
+from pipeline.stores.retry import patiently
 from pipeline.table import Change, Rows, commit, latest
+from pipeline.watch.interrupts import uninterrupted
 from pipeline.write import Report, Target
 
 

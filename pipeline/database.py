@@ -24,8 +24,8 @@ from lance import commit as lance_commit
 from lance.fragment import FragmentMetadata, write_fragments
 
 from pipeline.errors import CommitConflictError, TableError
-from pipeline.retry import patiently
-from pipeline.storage import redact
+from pipeline.stores.retry import patiently
+from pipeline.stores.storage import redact
 
 STORAGE_VERSION = "2.1"
 _TOKEN = "bridgelake.append"  # noqa: S105  # a property's name: tells whether an append has landed

@@ -15,9 +15,9 @@ from pipeline.ledger import Ledger
 from pipeline.preflight import require_store
 from pipeline.read import resolve_keep
 from pipeline.records import Outcome, SliceRecord, properties
-from pipeline.retry import patiently
 from pipeline.schema import VALUE_TYPES, rows_schema
 from pipeline.shards import Listing, list_shards
+from pipeline.stores.retry import patiently
 from pipeline.table import Change, Rows, commit, latest, open_or_create
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline.errors import FetchError, ShardError
 from pipeline.parquet import ParquetShard, byte_columns, image_bytes, image_columns
-from pipeline.retry import call
 from pipeline.shards import Format, sniff
-from pipeline.storage import FIRST_BYTES, connect, join, open_file, reading
+from pipeline.stores.retry import call
+from pipeline.stores.storage import FIRST_BYTES, connect, join, open_file, reading
 
 Row = Mapping[str, Any]
 Answer = bytes | FetchError

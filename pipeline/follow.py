@@ -18,12 +18,12 @@ from pipeline.committer import Committer
 from pipeline.config import FaultConfig
 from pipeline.errors import CoverageError, DoubtError
 from pipeline.gather import Calls, End, Gather, Part, Ready, Ref, inspect_block
-from pipeline.losses import Losses
-from pipeline.progress import Counts, Observer
 from pipeline.pump import Pump
 from pipeline.records import Outcome, SliceRecord
 from pipeline.shards import Slice
-from pipeline.watchdog import WRITING, Watchdog
+from pipeline.watch.losses import Losses
+from pipeline.watch.progress import Counts, Observer
+from pipeline.watch.watchdog import WRITING, Watchdog
 from pipeline.write import Job, Report, Target, write_jobs
 
 _MOST_WRITERS = 16  # in flight; more would pile up blocks faster than the store takes them

@@ -8,7 +8,7 @@ from pipeline.errors import ConfigError, RejectReason, ShardError
 from pipeline.parquet import ParquetShard, columns_of
 from pipeline.read import Reject, read_slice
 from pipeline.shards import Format, Shard, Slice, sniff
-from pipeline.storage import FIRST_BYTES, open_shard, reading
+from pipeline.stores.storage import FIRST_BYTES, open_shard, reading
 
 _SHARDS = 3  # one that has the keys is enough
 _SAMPLES = 20

@@ -14,9 +14,9 @@ from pipeline.database import Database
 from pipeline.errors import CommitConflictError, LedgerError, TableError
 from pipeline.plan import Failures, Identity
 from pipeline.records import COLUMNS, Outcome, SliceRecord, current_of
-from pipeline.retry import patiently
 from pipeline.roots import source_roots
 from pipeline.schema import SHARDS
+from pipeline.stores.retry import patiently
 from pipeline.table import Rows
 
 Versioned = tuple[int, SliceRecord]

@@ -11,8 +11,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster import cause
 from pipeline.errors import PreflightError, ShardError
-from pipeline.probe import Probe, require_atomic_writes
-from pipeline.storage import FIRST_BYTES, open_file, reading, redact
+from pipeline.stores.probe import Probe, require_atomic_writes
+from pipeline.stores.storage import FIRST_BYTES, open_file, reading, redact
 
 # What tests/contract holds these to; a commit rests on it.
 TESTED = {"lancedb": "0.40.0", "pylance": "13.0.0", "ray": "2.60.0"}

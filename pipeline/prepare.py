@@ -14,10 +14,10 @@ from pipeline.embed import Preparer
 from pipeline.errors import RejectReason, ShardError, Stage
 from pipeline.read import Caption, Fingerprint, Place, Reject, Sample, read_slice
 from pipeline.records import Outcome
-from pipeline.retry import GaveUpError, causes
 from pipeline.schema import Kind, prepared_schema
 from pipeline.shards import Slice
-from pipeline.storage import explain
+from pipeline.stores.retry import GaveUpError, causes
+from pipeline.stores.storage import explain
 
 _TABLE_BYTES = 16 * 2**20
 _TABLE_ROWS = 64

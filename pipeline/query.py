@@ -17,14 +17,14 @@ from pipeline.database import Database
 from pipeline.decode import Rejected, decode
 from pipeline.embed import Pixels, Preparer, Vectors
 from pipeline.errors import ConfigError, InputError, ShardError, TableError
-from pipeline.hits import DISTANCE, FETCH_ERROR, ITM_QUERY, Hits
-from pipeline.rerank import rerank
-from pipeline.retry import call
+from pipeline.retrieval.hits import DISTANCE, FETCH_ERROR, ITM_QUERY, Hits
+from pipeline.retrieval.rerank import rerank
+from pipeline.retrieval.where import bad_where, check_where
 from pipeline.roots import source_roots
 from pipeline.schema import EMBEDDING_COLUMNS
-from pipeline.storage import connect, explain, reading, redact
+from pipeline.stores.retry import call
+from pipeline.stores.storage import connect, explain, reading, redact
 from pipeline.table import Rows
-from pipeline.where import bad_where, check_where
 
 COLUMN = EMBEDDING_COLUMNS["image"]
 CANDIDATES = 50

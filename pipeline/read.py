@@ -14,7 +14,7 @@ from pipeline.parquet import ParquetShard, columns_of, parquet_samples
 from pipeline.samples import Caption, Fingerprint, Judge, Place, Reject, Sample, folded
 from pipeline.schema import embedded_schema, prepared_schema
 from pipeline.shards import Format, Shard, Slice, sniff
-from pipeline.storage import FIRST_BYTES, open_shard, reading
+from pipeline.stores.storage import FIRST_BYTES, open_shard, reading
 from pipeline.tar import tar_samples
 
 _LOOKED_AT = 100  # samples of a tar, to tell the types of --keep columns

@@ -20,14 +20,14 @@ from pipeline.errors import InputError, TableError
 from pipeline.follow import Busy, Follow
 from pipeline.plan import QUARANTINE, Plan, plan, shards_of
 from pipeline.preflight import require_nodes
-from pipeline.progress import Observer
 from pipeline.recheck import fingerprints
 from pipeline.replay import rejected, replays
 from pipeline.runs import record_run
 from pipeline.shards import Listing, cut, shard_of
-from pipeline.storage import redact
+from pipeline.stores.storage import redact
 from pipeline.summary import Summary
-from pipeline.watchdog import watching
+from pipeline.watch.progress import Observer
+from pipeline.watch.watchdog import watching
 from pipeline.work import Work
 from pipeline.write import Target
 

@@ -11,7 +11,7 @@ from pipeline.cluster import Placement
 from pipeline.config import RunConfig
 from pipeline.database import Database
 from pipeline.schema import RUNS
-from pipeline.storage import redact
+from pipeline.stores.storage import redact
 from pipeline.summary import Summary
 
 _LIBRARIES = ("ray", "pylance", "lancedb", "pyarrow", "torch", "transformers", "pillow")

@@ -10,9 +10,9 @@ from enum import StrEnum
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, ShardError
-from pipeline.inputs import Entry, Input, check_inside, expand, shared_root
-from pipeline.retry import call
-from pipeline.storage import FIRST_BYTES, connect, open_shard, reading, uri_of, version_of
+from pipeline.stores.inputs import Entry, Input, check_inside, expand, shared_root
+from pipeline.stores.retry import call
+from pipeline.stores.storage import FIRST_BYTES, connect, open_shard, reading, uri_of, version_of
 
 _INDEXED = re.compile(r"#\d+$")
 SHARD_NAMES = (".tar", ".tgz", ".tar.gz", ".parquet")

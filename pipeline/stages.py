@@ -15,8 +15,8 @@ from pipeline.config import EmbedConfig, ReadConfig
 from pipeline.embed import DeviceLostError, Embedder, Model, Preparer, Stored, embed_batch, require_sane
 from pipeline.errors import ClusterError
 from pipeline.prepare import prepare_slice
-from pipeline.pulse import EMBEDDING, READING, Line, Teller, here
 from pipeline.shards import Slice
+from pipeline.watch.pulse import EMBEDDING, READING, Line, Teller, here
 
 _MOST_BLOCKS = 3000  # input blocks of a dataset; more cost the driver seconds
 _CALLS = 4  # model calls' worth of pictures for an actor at once: Ray leaves a rest each time, which then weighs little

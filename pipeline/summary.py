@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.progress import duration
+from pipeline.watch.progress import duration
 
 
 @dataclass(frozen=True, slots=True)

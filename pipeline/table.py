@@ -15,7 +15,7 @@ from pipeline.contract import Layout, contract_of, require_columns, require_cont
 from pipeline.database import Database, Removal, naming
 from pipeline.errors import CommitConflictError, TableError
 from pipeline.records import SLICES_PROPERTY, SliceRecord, carried
-from pipeline.retry import patiently
+from pipeline.stores.retry import patiently
 
 
 class Rows:

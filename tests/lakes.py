@@ -15,8 +15,8 @@ from pipeline.config import Contract, Keep
 from pipeline.contract import Layout
 from pipeline.database import Database
 from pipeline.decode import decode
-from pipeline.hits import Hits
 from pipeline.query import Query, QueryModel, search
+from pipeline.retrieval.hits import Hits
 from pipeline.schema import SHARDS, rows_schema
 from tests.shards import Member, Squares, picture, read, samples, write_tar
 

@@ -22,8 +22,8 @@ class Options:
 def main(options: Options) -> int:
     from pipeline.committer import Committer
     from pipeline.config import EmbedConfig, FaultConfig, ReadConfig, RunConfig, WriteConfig
-    from pipeline.progress import observer
     from pipeline.run import Run
+    from pipeline.watch.progress import observer
 
     commit, plan = Committer.commit, Plan(options.folder / "notes", seconds=options.call_seconds)
 

@@ -23,9 +23,9 @@ from pipeline.database import Database, naming
 from pipeline.errors import CommitConflictError, ConfigError, TableError
 from pipeline.ledger import Ledger
 from pipeline.records import properties
-from pipeline.retry import patiently
 from pipeline.schema import REJECTS
-from pipeline.storage import redact
+from pipeline.stores.retry import patiently
+from pipeline.stores.storage import redact
 from pipeline.upkeep.accounts import Accounts, read_accounts, redeclared
 from pipeline.upkeep.balance import check_rejects
 from pipeline.upkeep.findings import Findings

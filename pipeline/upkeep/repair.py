@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from pipeline.database import Database, Removal
 from pipeline.errors import CommitConflictError
 from pipeline.records import COLUMNS, properties
-from pipeline.retry import patiently
 from pipeline.schema import SHARDS, SOURCE
+from pipeline.stores.retry import patiently
 from pipeline.upkeep.accounts import COUNTED_ANEW, Accounts, counted_anew, read_accounts, record_of, redeclared
 from pipeline.upkeep.compact import sweep
 from pipeline.upkeep.findings import Findings

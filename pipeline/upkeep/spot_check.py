@@ -13,7 +13,7 @@ from pipeline.database import Database
 from pipeline.decode import Rejected, decode
 from pipeline.embed import Model, Pixels, Preparer
 from pipeline.fetch import Answer
-from pipeline.hits import PLACE, fetch_by_dataset
+from pipeline.retrieval.hits import PLACE, fetch_by_dataset
 from pipeline.roots import source_roots
 from pipeline.schema import EMBEDDING_COLUMNS
 from pipeline.upkeep.accounts import Accounts

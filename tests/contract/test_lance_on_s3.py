@@ -1,4 +1,4 @@
-"""What Lance makes of an S3 server that has a bad day, and with which errors: `pipeline.retry` goes by their text."""
+"""What Lance makes of an S3 server on a bad day, and with which errors: `pipeline.stores.retry` goes by their text."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import pytest
 from lance.fragment import FragmentMetadata, write_fragments
 from moto.server import ThreadedMotoServer
 
-from pipeline.retry import may_pass
+from pipeline.stores.retry import may_pass
 from tests.faults.proxy import Faults, Proxy
 
 SCHEMA = pa.schema([pa.field("id", pa.int64())])

@@ -12,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pipeline.errors import PreflightError
-from pipeline.probe import Probe, require_atomic_writes
+from pipeline.stores.probe import Probe, require_atomic_writes
 from tests.conftest import REPOSITORY
 from tests.shards import members, write_tar
 

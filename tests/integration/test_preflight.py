@@ -9,7 +9,7 @@ import pytest
 from pipeline import preflight
 from pipeline.errors import PreflightError
 from pipeline.preflight import require_nodes
-from pipeline.probe import Probe
+from pipeline.stores.probe import Probe
 from tests.shards import members, write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -13,8 +13,8 @@ from bridgelake import Lake
 from pipeline import stages
 from pipeline.config import EmbedConfig, Keep, ReadConfig, RunConfig, WriteConfig
 from pipeline.errors import ContractError, InputError
-from pipeline.progress import Counts
 from pipeline.summary import Summary
+from pipeline.watch.progress import Counts
 from tests import checkpoints
 from tests.shards import members, picture, tar_bytes, write_parquet, write_tar
 

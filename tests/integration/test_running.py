@@ -12,10 +12,10 @@ from pipeline.cluster import Placement
 from pipeline.config import EmbedConfig, FaultConfig, ReadConfig, RunConfig, WriteConfig
 from pipeline.embed import Model
 from pipeline.errors import ClusterError, RejectRateError, StalledError
-from pipeline.progress import Counts
 from pipeline.run import Run
 from pipeline.summary import Summary
-from pipeline.watchdog import watching
+from pipeline.watch.progress import Counts
+from pipeline.watch.watchdog import watching
 from tests.blocks import STORED
 from tests.broken import Plan, breaking_model, noted
 from tests.shards import members, whole, write_tar

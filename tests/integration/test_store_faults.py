@@ -12,13 +12,13 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipeline import ranged, retry, storage
 from pipeline.config import ReadConfig
 from pipeline.errors import InputError, ShardError
 from pipeline.fetch import fetch_images
 from pipeline.prepare import prepare_slice
 from pipeline.read import read_slice
 from pipeline.shards import Shard, Slice, list_shards
+from pipeline.stores import ranged, retry, storage
 from tests.faults.proxy import Faults, Proxy
 from tests.shards import Squares, members, picture, tar_bytes, whole, write_parquet, write_tar
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import pipeline.committer
-import pipeline.retry
+import pipeline.stores.retry
 from pipeline.committer import Committer
 from pipeline.database import Database
 from pipeline.errors import CommitConflictError, CoverageError, DoubtError, LedgerError, RejectReason
@@ -336,7 +336,7 @@ def test_commit_that_is_refused_for_no_reason_is_an_error_and_no_endless_loop(
         raise CommitConflictError("no")
 
     monkeypatch.setattr(pipeline.committer, "commit", refuse)
-    monkeypatch.setattr(pipeline.retry, "DEADLINE", 0.3)
+    monkeypatch.setattr(pipeline.stores.retry, "DEADLINE", 0.3)
     with pytest.raises(CommitConflictError, match="no"):
         one.commit()
 

@@ -8,7 +8,15 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-FOLDERS = ("bridgelake", "pipeline", "pipeline/upkeep", "model", "jobs", "demo", "bench")
+FOLDERS = (
+    "bridgelake",
+    "pipeline",
+    *(f"pipeline/{room}" for room in ("retrieval", "stores", "upkeep", "watch")),
+    "model",
+    "jobs",
+    "demo",
+    "bench",
+)
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.interrupts import uninterrupted
+from pipeline.watch.interrupts import uninterrupted
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import RejectRateError
 from pipeline.gather import inspect_block
-from pipeline.losses import LOOK_AFTER, Losses
+from pipeline.watch.losses import LOOK_AFTER, Losses
 from tests.blocks import block, pair, reject
 
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline import preflight
 from pipeline.errors import PreflightError
 from pipeline.preflight import TESTED, Found, look, require_store
-from pipeline.probe import Probe
+from pipeline.stores.probe import Probe
 from tests.conftest import REPOSITORY
 from tests.shards import members, write_tar
 

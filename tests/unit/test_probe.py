@@ -8,10 +8,10 @@ import pytest
 from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 
-from pipeline import probe
 from pipeline.errors import PreflightError
-from pipeline.exclusive import Bucket, Folder
-from pipeline.probe import Probe, require_atomic_writes
+from pipeline.stores import probe
+from pipeline.stores.exclusive import Bucket, Folder
+from pipeline.stores.probe import Probe, require_atomic_writes
 
 
 def names(folder: Path) -> list[str]:

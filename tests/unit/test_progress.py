@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pipeline.progress import Counts, Lines, LiveDisplay, duration, observer
+from pipeline.watch.progress import Counts, Lines, LiveDisplay, duration, observer
 
 
 class Terminal(io.StringIO):
@@ -33,7 +33,7 @@ def test_counts_do_not_guess_before_the_first_shard_or_after_the_last(shards: in
 
 def test_lines_prints_at_once_and_then_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pipeline.watch.progress.time.monotonic", lambda: now[0])
     stream = io.StringIO()
     lines = Lines(stream)
     for at in (1000, 1005, 1009.9, 1010, 1015, 1025):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline import pulse
-from pipeline.pulse import Beat, Last, Pulse
+from pipeline.watch import pulse
+from pipeline.watch.pulse import Beat, Last, Pulse
 
 
 @pytest.fixture

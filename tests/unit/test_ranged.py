@@ -7,10 +7,10 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from pipeline import ranged, retry
 from pipeline.errors import ShardError
-from pipeline.ranged import Opened, buffered
-from pipeline.retry import GaveUpError
+from pipeline.stores import ranged, retry
+from pipeline.stores.ranged import Opened, buffered
+from pipeline.stores.retry import GaveUpError
 
 DATA = random.Random(0).randbytes(5000)
 

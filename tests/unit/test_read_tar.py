@@ -366,7 +366,7 @@ def test_tar_that_access_is_denied_to_is_an_error_without_secrets(monkeypatch: p
     monkeypatch.setattr(store, "open", fails(PermissionError("Access Denied for AKIAABCDEFGHIJKLMNOP")))
     with pytest.raises(ShardError, match=r"memory:///x.tar: access denied$"):
         list(read_slice(one, ReadConfig(("x",))))
-    monkeypatch.setattr("pipeline.retry.DEADLINE", 0)
+    monkeypatch.setattr("pipeline.stores.retry.DEADLINE", 0)
     monkeypatch.setattr(store, "open", fails(RuntimeError("GET http://h/x?X-Amz-Signature=abcdef&b=1 gave 500")))
     with pytest.raises(ShardError, match=r"gave 500 \(1 try in 0 s\)") as caught:
         list(read_slice(one, ReadConfig(("x",))))

@@ -9,10 +9,10 @@ import pytest
 from aiohttp.client_exceptions import ClientPayloadError
 from aiohttp.http_exceptions import ContentLengthError
 
-from pipeline import retry
 from pipeline.errors import CommitConflictError, ContractError, ShardError, TableError
-from pipeline.retry import GaveUpError, call, may_pass, patiently
-from pipeline.storage import explain
+from pipeline.stores import retry
+from pipeline.stores.retry import GaveUpError, call, may_pass, patiently
+from pipeline.stores.storage import explain
 
 LIST = (
     "LanceError(IO): Generic S3 error: Error performing list request: Error performing GET http://h/lake?list-type=2 "

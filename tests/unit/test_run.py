@@ -26,13 +26,13 @@ from pipeline.follow import Follow
 from pipeline.gather import inspect_block
 from pipeline.ledger import Ledger
 from pipeline.prepare import prepare_slice
-from pipeline.progress import Counts
 from pipeline.recheck import _fingerprint
-from pipeline.retry import GaveUpError
 from pipeline.roots import source_roots
 from pipeline.run import Run
 from pipeline.shards import Slice
+from pipeline.stores.retry import GaveUpError
 from pipeline.summary import Summary
+from pipeline.watch.progress import Counts
 from pipeline.write import Job, write_jobs
 from tests.fakes import CONTRACT, FakeEmbedder, FakePreparer, fake_model
 from tests.shards import members, picture, tar_bytes, write_parquet, write_tar

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from rich.cells import cell_len
 
-from pipeline.contact import contact_sheet, font, wrapped
-from pipeline.display import show_hits
 from pipeline.errors import InputError
-from pipeline.hits import Hits
-from pipeline.panels import panel
 from pipeline.plain import plain
-from pipeline.sheet import page, write_sheet
+from pipeline.retrieval.contact import contact_sheet, font, wrapped
+from pipeline.retrieval.display import show_hits
+from pipeline.retrieval.hits import Hits
+from pipeline.retrieval.panels import panel
+from pipeline.retrieval.sheet import page, write_sheet
 from tests.lakes import HOSTILE, FakeLake, captioned
 from tests.shards import encoded, picture
 

@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from pipeline import watchdog
 from pipeline.errors import StalledError
-from pipeline.pulse import EMBEDDING, READING, Last, Line, Look
-from pipeline.watchdog import Watchdog
+from pipeline.watch import watchdog
+from pipeline.watch.pulse import EMBEDDING, READING, Last, Line, Look
+from pipeline.watch.watchdog import Watchdog
 
 STALL = 900.0
 

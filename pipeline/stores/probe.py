@@ -15,8 +15,8 @@ from botocore.exceptions import BotoCoreError
 from obstore.exceptions import BaseError
 
 from pipeline.errors import PreflightError
-from pipeline.exclusive import store_at
-from pipeline.storage import redact
+from pipeline.stores.exclusive import store_at
+from pipeline.stores.storage import redact
 
 _PATIENCE = 3.0  # seconds from the first question to the last
 _REQUEST = re.compile(r"Error performing \w+ (\S+) in .*? - ")

@@ -11,9 +11,9 @@ from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from pipeline.errors import ConfigError, InputError
-from pipeline.listing import first_bytes, found
-from pipeline.retry import call
-from pipeline.storage import connect, explain, redact, uri_of
+from pipeline.stores.listing import first_bytes, found
+from pipeline.stores.retry import call
+from pipeline.stores.storage import connect, explain, redact, uri_of
 
 _WILD = re.compile(r"[*?\[]")
 _TARS = (".tar", ".tgz", ".tar.gz")

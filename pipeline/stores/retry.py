@@ -2,7 +2,7 @@
 
 Whatever a store raises is worth another try, except what tells that the answer will stay the same: not there, not
 allowed, not valid. Between two tries there is a random wait that grows, so that many workers do not come back at once.
-A try that hangs is not ended here: the stores' own time limits do that (`pipeline.storage`, `pipeline.database`).
+A try that hangs is not ended here: the stores' own time limits do that (`pipeline.stores.storage`, `database`).
 """
 
 import errno

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
-from pipeline.contact import contact_sheet
 from pipeline.errors import InputError
-from pipeline.panels import Panel
+from pipeline.retrieval.contact import contact_sheet
+from pipeline.retrieval.panels import Panel
 
 TITLE = "bridgelake"
 

@@ -13,8 +13,8 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import BridgelakeError, ConfigError, ShardError
-from pipeline.ranged import BLOCK, Opened, buffered
-from pipeline.retry import GaveUpError
+from pipeline.stores.ranged import BLOCK, Opened, buffered
+from pipeline.stores.retry import GaveUpError
 
 FIRST_BYTES = 4096  # enough to tell a gzipped tar from any other gzip
 CONNECT_TIMEOUT = 5  # seconds

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.panels import Panel, Tile
+from pipeline.retrieval.panels import Panel, Tile
 
 _COLUMNS = 5
 _PICTURE = 224

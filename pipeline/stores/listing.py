@@ -10,8 +10,8 @@ from typing import Any
 from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem
 
-from pipeline.retry import call, may_pass
-from pipeline.storage import FIRST_BYTES
+from pipeline.stores.retry import call, may_pass
+from pipeline.stores.storage import FIRST_BYTES
 
 _AT_ONCE = 1000
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline import pulse
 from pipeline.errors import ClusterError, StalledError
-from pipeline.interrupts import leave
-from pipeline.pulse import EMBEDDING, READING, Line, Look
+from pipeline.watch import pulse
+from pipeline.watch.interrupts import leave
+from pipeline.watch.pulse import EMBEDDING, READING, Line, Look
 
 WRITING, COMMITTING = "writing", "committing"
 _LOST_GPUS = 3  # on one node

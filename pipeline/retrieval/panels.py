@@ -8,8 +8,8 @@ from PIL import Image
 
 from pipeline.decode import Rejected, decode
 from pipeline.fetch import Answer
-from pipeline.hits import Hit, Hits
 from pipeline.plain import plain
+from pipeline.retrieval.hits import Hit, Hits
 
 _SIDE = 320  # of a thumbnail, at most
 _LARGEST = 2**31  # pixels: a row's picture was within its run's own limit

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.decode import Rejected, decode
 from pipeline.embed import Pixels, Preparer, Vectors
 from pipeline.fetch import Answer, Row
-from pipeline.hits import FETCH_ERROR, ITM_QUERY, PLACE, fetch_by_dataset
+from pipeline.retrieval.hits import FETCH_ERROR, ITM_QUERY, PLACE, fetch_by_dataset
 
 _AT_ONCE = 64  # pictures held in memory
 _THREADS = 4

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from pipeline.errors import ShardError
-from pipeline.retry import call, causes, status_of
+from pipeline.stores.retry import call, causes, status_of
 
 BLOCK = 8 * 2**20  # bytes of one request: a shard is read once, from front to back
 _CHANGED = 412  # HTTP: the file is no longer the one that the request named by its ETag

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.hits import Hit, Hits
 from pipeline.plain import plain
+from pipeline.retrieval.hits import Hit, Hits
 
 _PIPED_WIDTH = 140  # where there is no terminal to ask
 _CAPTION = 160

@@ -28,7 +28,7 @@ bench: setup
 	$(BIN)/python -m bench.model
 
 lock: setup                              # after a change of dependencies; look at the diff
-	$(BIN)/python -m pip install --quiet '.[model,dev,gcs,azure]'
+	$(BIN)/python -m pip install --quiet '.[model,dev,gcs,azure,bench]'
 	$(BIN)/python -m pip freeze --exclude-editable --exclude bridgelake | sed 's/+cpu$$//' > requirements.lock
 
 clean:

@@ -1,38 +1,34 @@
-"""One staged pass against the documentation's loop, on the CPU: pairs per second of one thread.
+"""The staged pass against transformers' documentation, on the CPU: pairs per CPU-second of one thread, as a waterfall.
 
-    python -m bench.model --size base --pairs 8 --repeats 3
+    python -m bench.model --size base --repeats 3
 
-Random weights: the work is the same, and no checkpoint is needed. The baseline is what transformers'
-documentation of BridgeTower shows: a pair at a time through BridgeTowerForContrastiveLearning for the
-embeddings and through BridgeTowerForImageAndTextRetrieval for the matching score.
+Each round computes every bar once, so that a busy machine disturbs all of them alike; gains are medians over the
+rounds. The baseline is what the documentation shows: a pair at a time through BridgeTowerForContrastiveLearning for
+the embeddings and through BridgeTowerForImageAndTextRetrieval for the matching score.
 """
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import transformers
 import tyro
-from transformers import (
-    BridgeTowerConfig,
-    BridgeTowerForContrastiveLearning,
-    BridgeTowerForImageAndTextRetrieval,
-)
 
 from bench.hardware import hardware
-from model.bridgetower import BridgeTower
+from bench.waterfall import Batch, Case, Model, first, one_backbone, sdpa, shift, staged
+from model.embedding import Embeddings
+from model.hardware import best_dtype
+from model.packed import can_pack, pack
 
-SIZES: dict[str, dict[str, Any]] = {
-    "base": {},
-    "small": {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4},
-}
-NARROW = {"hidden_size": 256, "num_hidden_layers": 4}
 TOKENS = 20
+LOOP = "documentation's loop"
+ROUGH = "+ bfloat16"
 
 
 @dataclass(frozen=True)
@@ -40,90 +36,95 @@ class Options:
     """What the benchmark takes."""
 
     size: str = "base"
-    """base, or small for a quick look."""
-    pairs: int = 8
-    """Pairs in one batch."""
+    """base, large, or tiny for a quick look."""
+    pictures: int = 4
+    """In one call with one caption each; fewer with more, for as many pairs."""
+    captions: tuple[int, ...] = (1, 5)
+    """An image; one waterfall for each."""
     repeats: int = 3
-    """Timed repeats; medians are reported."""
+    """Timed rounds; medians are reported."""
     json: bool = False
     """Print one machine-readable object."""
 
 
-def config(size: str) -> BridgeTowerConfig:
-    """BridgeTower of a size, with the heads' sizes that the class leaves open."""
-    towers = {} if size == "base" else NARROW
-    return BridgeTowerConfig(
-        **SIZES[size],
-        contrastive_hidden_size=512,
-        logit_scale_init_value=2.6592,
-        text_config={**towers, **({} if size == "base" else {"num_attention_heads": 4, "intermediate_size": 1024})},
-        vision_config=towers,
-    )
+class Bar(NamedTuple):
+    """One technique more than the bar before."""
+
+    name: str
+    run: Callable[[], Embeddings]
+    pairs: int
 
 
-class Pass:
-    """The same pairs through the staged pass and through the stock classes."""
+def bars(model: Model, case: Case, pictures: int) -> list[Bar]:
+    """The waterfall of a case; bfloat16 only where the CPU multiplies it."""
+    batch = Batch.random(model.shape, case, pictures, "cpu")
+    loop, tower = batch.head(1), model.tower
+    pixels, alone = batch.normal(tower), loop.normal(tower)
 
-    def __init__(self, options: Options) -> None:
-        torch.manual_seed(0)
-        self.pairs = options.pairs
-        shape = config(options.size)
-        self.tower = BridgeTower(shape).eval()
-        state = self.tower.state_dict()
-        self.stock = [
-            kind(shape).eval() for kind in (BridgeTowerForContrastiveLearning, BridgeTowerForImageAndTextRetrieval)
-        ]
-        for one in self.stock:
-            one.load_state_dict(state, strict=False)
-        side = shape.vision_config.image_size
-        rng = np.random.default_rng(0)
-        self.pixels = torch.from_numpy(rng.integers(0, 256, (self.pairs, 3, side, side), dtype=np.uint8))
-        self.ids = torch.from_numpy(rng.integers(5, shape.text_config.vocab_size, (self.pairs, TOKENS)))
-        self.mask = torch.ones_like(self.ids)
+    def with_sdpa() -> Embeddings:
+        with sdpa(tower):
+            return one_backbone(tower, batch, pixels)
 
-    def documentation(self) -> None:
-        """A pair at a time, through both classes."""
-        for i in range(self.pairs):
-            index = self.pixels[i : i + 1].long()
-            pixel_values = torch.stack([self.tower.levels[c][index[:, c]] for c in range(3)], dim=1)
-            for one in self.stock:
-                one(input_ids=self.ids[i : i + 1], attention_mask=self.mask[i : i + 1], pixel_values=pixel_values)
-
-    def staged(self) -> None:
-        """All pairs at once, every head from one pass."""
-        text, images = self.tower.encode_text(self.ids, self.mask), self.tower.encode_images(self.pixels)
-        pairs = torch.arange(self.pairs)
-        fused = self.tower.fuse(text, images, pairs, pairs)
-        self.tower.cross_embedding(fused)
-        self.tower.itm_logits(fused)
-
-
-def seconds(call: Callable[[], None], repeats: int) -> list[float]:
-    """Wall seconds of each repeat, after one that is not counted."""
-    call()
-    found = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - began)
+    found = [
+        Bar(LOOP, lambda: model.loop(loop, alone), len(loop)),
+        Bar("a batch at a time", lambda: model.both(batch, pixels), len(batch)),
+        Bar("one backbone", lambda: one_backbone(tower, batch, pixels), len(batch)),
+        Bar("+ SDPA", with_sdpa, len(batch)),
+        Bar("+ shared, first tokens, no states kept", lambda: staged(tower, tower, batch), len(batch)),
+    ]
+    for name, dtype in (("+ weights packed for the CPU", torch.float32), (ROUGH, torch.bfloat16)):
+        if can_pack(dtype) and (dtype == torch.float32 or best_dtype("cpu") == "bfloat16"):
+            mine = deepcopy(tower)
+            pack(mine.bridgetower, dtype)
+            mine.cast(dtype)
+            found.append(Bar(name, lambda mine=mine: staged(mine, mine, batch), len(batch)))
     return found
 
 
+def waterfall(found: list[Bar], repeats: int) -> dict[str, list[float]]:
+    """CPU seconds a pair of each bar in each round, after one that is checked and not counted."""
+    wanted = found[0].run()
+    for bar in found[1:]:
+        off = shift(first(bar.run(), len(wanted.text)), wanted)
+        if off["error"] > 1e-5 and not (bar.name == ROUGH and off["cosine"] > 0.999):
+            raise SystemExit(f"{bar.name}: not what the documentation's loop computes: {off}")
+    times: dict[str, list[float]] = {bar.name: [] for bar in found}
+    for _ in range(repeats):
+        for bar in found:
+            began = time.process_time()
+            bar.run()
+            times[bar.name].append((time.process_time() - began) / bar.pairs)
+    return times
+
+
+def gain(times: dict[str, list[float]], slow: str, fast: str) -> float:
+    """How many times as fast, the median over the rounds."""
+    return statistics.median(s / f for s, f in zip(times[slow], times[fast], strict=True))
+
+
 def main(options: Options) -> None:
-    """Measure both in turn, print medians and the ratio."""
+    """Measure one caption an image and five; print the waterfalls."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    with torch.inference_mode():
-        both = Pass(options)
-        loop, staged = (seconds(call, options.repeats) for call in (both.documentation, both.staged))
-    rates = {name: options.pairs / statistics.median(times) for name, times in (("loop", loop), ("staged", staged))}
-    ratio = rates["staged"] / rates["loop"]
-    print(f"{hardware()}; {options.size}, {options.pairs} pairs of {TOKENS} tokens, float32, one thread")
-    print(f"documentation's loop  {rates['loop']:.2f} pairs/s   (seconds {', '.join(f'{t:.2f}' for t in loop)})")
-    print(f"staged pass           {rates['staged']:.2f} pairs/s   (seconds {', '.join(f'{t:.2f}' for t in staged)})")
-    print(f"ratio                 {ratio:.2f}")
+    out = sys.stderr if options.json else sys.stdout
+    print(f"{hardware()}; {options.size}, {TOKENS} tokens, one thread", file=out, flush=True)
+    model, whole = Model(options.size, "cpu"), {}
+    for captions in options.captions:
+        with torch.inference_mode():
+            pictures = -(-options.pictures // captions)
+            times = waterfall(bars(model, Case(TOKENS, captions), pictures), options.repeats)
+        print(f"{captions} captions an image{'':20} pairs/CPU-s    gain   of the loop", file=out)
+        before = LOOP
+        for name, seconds in times.items():
+            rate = 1 / statistics.median(seconds)
+            shown = f"x{gain(times, before, name):6.2f}   x{gain(times, LOOP, name):6.2f}"
+            print(f"  {name:<40} {rate:9.3f}   {shown}", file=out, flush=True)
+            before = name
+        if ROUGH not in times:
+            print(f"  {ROUGH:<40} not measured: this CPU has neither AVX512-BF16 nor AMX", file=out)
+        whole[str(captions)] = times
     if options.json:
-        print(json.dumps({"hardware": hardware(), "rates": rates, "ratio": ratio, "loop": loop, "staged": staged}))
+        print(json.dumps({"hardware": hardware(), "size": options.size, "cpu_seconds_a_pair": whole}))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,25 @@ from model import ModelSpec, errors
 from model.prepare import Preparer
 from pipeline.config import Contract
 from pipeline.embed import DeviceLostError, Embeddings, Model, Pixels
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, ConfigError
+from pipeline.evaluate import EvaluationModel
 from pipeline.query import QueryModel
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
+
+_DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+
+
+def torch_device(device: str) -> str:
+    """What torch calls a device of ours.
+
+    Raises:
+        ConfigError: it is neither cpu nor gpu.
+    """
+    if device not in _DEVICES:
+        raise ConfigError(f"--device {device!r} is not valid: allowed is cpu or gpu")
+    return _DEVICES[device]
 
 
 def contract(spec: ModelSpec) -> Contract:
@@ -32,6 +46,11 @@ def as_query_model(spec: ModelSpec, device: str) -> QueryModel:
     return QueryModel(contract(spec), partial(preparer, spec), partial(asker, spec, device))
 
 
+def as_evaluation_model(spec: ModelSpec, device: str) -> EvaluationModel:
+    """The model as an evaluation wants it: as a query does."""
+    return EvaluationModel(contract(spec), partial(preparer, spec), partial(asker, spec, device))
+
+
 @lru_cache(maxsize=2)
 def asker(spec: ModelSpec, device: str) -> "Encoder":
     """The loaded checkpoint for queries, once a process; an ITM head is asked for only by a rerank."""
@@ -45,7 +64,7 @@ def preparer(spec: ModelSpec) -> Preparer:
 
 
 @lru_cache(maxsize=2)
-def encoder(spec: ModelSpec, device: str, dtype: str, batch_size: int) -> "Embedder":
+def encoder(spec: ModelSpec, device: str, dtype: str, batch_size: int, gpu_share: float = 1.0) -> "Embedder":
     """The loaded checkpoint, once a process.
 
     Raises:
@@ -58,9 +77,7 @@ def encoder(spec: ModelSpec, device: str, dtype: str, batch_size: int) -> "Embed
             "an actor was given a GPU but torch sees no CUDA there: install the CUDA build of torch on the "
             "GPU nodes, or use --device cpu"
         )
-    loaded = model.load(spec, device, dtype)
-    loaded.micro_batch = batch_size
-    return Embedder(loaded)
+    return Embedder(model.load_for_batches(spec, device, dtype, batch_size, gpu_share))
 
 
 @dataclass(frozen=True, slots=True)

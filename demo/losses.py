@@ -82,7 +82,7 @@ def losses(model: BridgeTower, batch: Batch, scaffold: ScaffoldLoss) -> Losses:
     match[:n] = 1
     itm = cross_entropy(model.itm_logits(fused).float(), match)
 
-    hidden = model.fuse(text, images, own + 2 * n, own)
+    hidden = model.fuse(text, images, own + 2 * n, own, every_token=True)
     mlm = cross_entropy(model.mlm_logits(hidden).float().flatten(0, 1), batch.targets.flatten())
     cross = cross_loss(model, replace(fused, pooled=fused.pooled[:n]), (text, images), batch.true[:n])
     return Losses(itc, itm, mlm, cross, scaffold(text, images))

@@ -128,7 +128,8 @@ class Exam:
         for start, (text, images, own) in zip(
             range(0, len(asked), CHUNK), self._pairs(hidden, [scene for _, _, scene in asked]), strict=True
         ):
-            guesses = self.model.mlm_logits(self.model.fuse(text, images, own, own)).argmax(-1).cpu()
+            fused = self.model.fuse(text, images, own, own, every_token=True)
+            guesses = self.model.mlm_logits(fused).argmax(-1).cpu()
             right += sum(
                 int(guess[place]) == ids[place]
                 for guess, (ids, place, _) in zip(guesses, asked[start : start + CHUNK], strict=True)

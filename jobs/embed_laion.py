@@ -2,7 +2,7 @@
 """Embed image-caption shards into a LanceDB table."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
 
@@ -52,8 +52,8 @@ class Options:
     """Remove the rows of shards that are no longer there."""
     stall_seconds: float = 900.0
     """End the run when no stage makes progress for so long."""
-    batch_size: int = 64
-    """Pictures in one model call."""
+    batch_size: int | Literal["auto"] = 64
+    """Pictures in one model call; auto finds the fastest."""
     device: str = "auto"
     """Where torch computes: auto asks the cluster, gpu, or cpu."""
     dtype: str = "auto"

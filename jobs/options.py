@@ -1,6 +1,72 @@
 """What the command lines have in common."""
 
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from pipeline.errors import ConfigError
+
 
 def listed(text: str) -> tuple[str, ...]:
     """The parts of an option with commas in it."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What to look for, and how."""
+
+    words: Positional[str] = ""  # What the picture shows, in plain words.
+    image: str | None = None  # A picture to search with, a path or fsspec URL; with words, for both together.
+    like: str | None = None  # Or the id of a row: what is like it, its own picture left out.
+    column: Literal["image", "text", "cross"] = "image"
+    """The vectors that are searched: of the pictures, of their captions, or of both fused."""
+    mode: Literal["vector", "fulltext", "hybrid"] = "vector"
+    """By vectors, by the words of the captions (BM25), or by both (reciprocal rank fusion)."""
+    where: str = ""  # SQL condition that rows must meet before the search, such as "width >= 512".
+    select: str = ""  # Columns that come back with --json, separated by commas. Default: all but the vectors.
+    limit: int = 10  # How many hits.
+    offset: int = 0  # How many of the best to pass over first.
+    min_itm: float | None = None
+    """Least matching probability, 0 to 1: of the picture with the words after --rerank, else with its own caption."""
+    max_distance: float | None = None  # Largest cosine distance, 0 to 2.
+    nprobes: int | None = None  # Partitions of a vector index to look into. Default: what its build found best.
+    refine: int | None = None  # Compare this many times the wanted hits exactly. Default: what the build found best.
+    exact: bool = False  # Compare every row, without an index.
+    one_per_image: bool = True  # Show a picture once for all its captions.
+    rerank: str | None = None  # itm: look at the best candidates' pictures, order them by how well the words fit.
+    candidates: int | None = None  # How many a rerank looks at. Default: 50, or as many as are wanted if more.
+    version: str | None = None  # Of the table: a number or a tag. Default: the latest.
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """As `Lake.search` takes them."""
+        options = {field.name: getattr(self, field.name) for field in fields(SearchOptions)}
+        return options | {"select": listed(self.select) or None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqlOptions:
+    """What to ask with SQL, and where the answer goes."""
+
+    sql: str = ""  # Or SQL over samples, rejects, shards and runs; search('words', k) and its like stand in FROM.
+    format: Literal["table", "csv", "jsonl", "parquet"] = "table"  # Of the answer to --sql.
+    output: str | None = None  # A new file for the answer to --sql: a path or fsspec URL. Default: standard output.
+    timeout: float = 60.0  # Seconds that --sql may take.
+    memory: float = 1.0  # GiB that --sql may take.
+
+
+def require_one_kind(options: Any) -> None:
+    """Refuse options of a search beside --sql, and its own options without it.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    kind, spared = (SearchOptions, ("version",)) if options.sql else (SqlOptions, ())
+    for one in fields(kind):
+        if one.name not in spared and getattr(options, one.name) != one.default:
+            name = "words" if one.name == "words" else f"--{one.name.replace('_', '-')}"
+            raise ConfigError(
+                f"{name} does not go with --sql: say it in the statement" if options.sql else f"{name} goes with --sql"
+            )

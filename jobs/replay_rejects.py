@@ -2,6 +2,7 @@
 """Try rejected pairs again, where they stand in their shards; those that succeed become rows, exactly once."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from bridgelake import DEFAULT_MODEL, Lake
 from jobs.options import listed
@@ -29,8 +30,8 @@ class Options:
     """Where the shards are now, if they moved."""
     max_pixels: int = 100_000_000
     """Pictures with more pixels are rejected from their header alone."""
-    batch_size: int = 64
-    """Pictures in one model call."""
+    batch_size: int | Literal["auto"] = 64
+    """Pictures in one model call; auto finds the fastest."""
     device: str = "auto"
     """Where torch computes: auto asks the cluster, gpu, or cpu."""
     dtype: str = "auto"

@@ -11,7 +11,7 @@ from model.spec import ModelSpec, resolve
 if TYPE_CHECKING:
     from model.encoder import Encoder
 
-__all__ = ["ModelError", "ModelSpec", "load", "resolve"]
+__all__ = ["ModelError", "ModelSpec", "load", "load_for_batches", "resolve"]
 
 
 def load(
@@ -22,17 +22,53 @@ def load(
     Args:
         spec: what `resolve` gave; fetched once per node, its weights' hash checked.
         device: a torch device, such as "cpu" or "cuda".
-        dtype: "float32" or "bfloat16" for the backbone; poolers and heads are always float32.
+        dtype: "float32" or "bfloat16" for the backbone, "auto" for what the device computes fastest in; poolers
+            and heads are always float32.
         heads: which of "itc", "itm" and "mlm" the checkpoint must have; it may have the others too.
 
     Raises:
         ModelError: no such checkpoint or device, a head missing, weights that do not fit, other weights
             or preprocessing than `resolve` found.
     """
-    from model.checkpoint import load_tower, on_device
+    from model.checkpoint import check_dtype, load_tower, on_device
     from model.encoder import Encoder
     from model.prepare import Preparer
 
+    check_dtype(dtype)
     folder = spec.fetch()
     preparer = spec.check(Preparer.from_folder(folder))
-    return Encoder(on_device(load_tower(folder, preparer, dtype, heads), device), preparer)
+    return Encoder(on_device(load_tower(folder, preparer, heads), device, dtype), preparer)
+
+
+def load_for_batches(spec: ModelSpec, device: str, dtype: str, batch_size: int, gpu_share: float) -> "Encoder":
+    """Load a checkpoint to embed millions of pairs: within its share of a GPU, and compiled for it.
+
+    Args:
+        spec: what `resolve` gave.
+        device: "cpu" or "cuda".
+        dtype: as for `load`.
+        batch_size: pictures, and pairs, in a call; 0 lets the first batches find the best.
+        gpu_share: of the GPU's memory that this process may fill.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    import os
+    import sys
+
+    import torch
+    from platformdirs import user_cache_path
+
+    from model.hardware import cap_memory
+
+    if device == "cuda":
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("bridgelake") / "compiled"))
+        total = torch.cuda.get_device_properties(0).total_memory
+        cap_memory(gpu_share, total, torch.cuda.set_per_process_memory_fraction)
+    encoder = load(spec, device, dtype)
+    encoder.micro_batch = batch_size
+    if batch_size == 0:
+        encoder.find_micro_batch()
+    if device == "cuda":  # on a CPU it takes minutes and gains little
+        print(f"note: compiled in {encoder.compile():.0f} s; it is kept for the next start", file=sys.stderr)
+    return encoder

@@ -1,12 +1,14 @@
-"""Cutting a batch of pairs into calls that the GPU can hold, and padding the captions of a call."""
+"""Cutting a batch of pairs into calls that the device can hold, and padding them to few shapes."""
 
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ class Bounded(Protocol):
 B = TypeVar("B", bound=Bounded)
 P = ParamSpec("P")
 T = TypeVar("T")
+Indexes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,61 @@ class Padded:
     attention_mask: Tensor
 
 
-def pad(token_ids: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> Padded:
-    """Pad captions to the longest of them."""
-    longest = max(len(ids) for ids in token_ids)
-    input_ids = torch.full((len(token_ids), longest), pad_id, dtype=torch.int64)
-    mask = torch.zeros_like(input_ids)
-    for row, ids in enumerate(token_ids):
-        input_ids[row, : len(ids)] = torch.as_tensor(ids)
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """To what calls are padded: rows and tokens to multiples. A GPU's kernels like 8; a CPU gains nothing."""
+
+    rows: int = 1
+    tokens: int = 1
+
+    def count(self, rows: int) -> int:
+        """Rows of a call that holds so many."""
+        return -(-rows // self.rows) * self.rows
+
+    def length(self, tokens: int, most: int) -> int:
+        """Tokens of a caption's bucket, `most` at most."""
+        return max(tokens, min(-(-tokens // self.tokens) * self.tokens, most))
+
+
+class Call(NamedTuple):
+    """What is computed at once."""
+
+    pictures: Indexes  # into the batch's
+    pairs: Indexes  # into the batch's
+    image_of: Indexes  # for each pair, which of `pictures`
+
+
+def cut(image_of: Indexes, lengths: Indexes, size: int) -> list[Call]:
+    """Calls of at most `size` pictures; those with captions of like length together, so that little is padded.
+
+    Args:
+        image_of: (P,) the picture of each pair, never decreasing.
+        lengths: (P,) tokens of each caption.
+        size: pictures in a call, at most. A picture without a caption is in none.
+    """
+    pictures, first, counts = np.unique(image_of, return_index=True, return_counts=True)
+    if not len(pictures):
+        return []
+    longest = np.maximum.reduceat(lengths, first)
+    order = np.argsort(longest, kind="stable")
+    calls = []
+    for part in chunks(len(order), size):
+        chosen = np.sort(order[part])
+        pairs = np.concatenate([np.arange(first[k], first[k] + counts[k]) for k in chosen])
+        calls.append(Call(pictures[chosen], pairs, np.repeat(np.arange(len(chosen)), counts[chosen])))
+    return calls
+
+
+def pad(token_ids: Sequence[Sequence[int]], pad_id: int, shapes: Shapes, most: int) -> Padded:
+    """Pad captions to the bucket of the longest of them, and their number by repeating the first."""
+    rows = [*token_ids, *[token_ids[0]] * (shapes.count(len(token_ids)) - len(token_ids))]
+    length = shapes.length(max(len(ids) for ids in rows), most)
+    input_ids = np.full((len(rows), length), pad_id, dtype=np.int64)
+    mask = np.zeros_like(input_ids)
+    for row, ids in enumerate(rows):
+        input_ids[row, : len(ids)] = ids
         mask[row, : len(ids)] = 1
-    return Padded(input_ids.to(device), mask.to(device))
+    return Padded(torch.from_numpy(input_ids), torch.from_numpy(mask))
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

@@ -13,6 +13,8 @@ from transformers import BridgeTowerConfig
 
 from model.bridgetower import BridgeTower
 from model.errors import ModelError
+from model.hardware import best_dtype
+from model.packed import can_pack, pack
 from model.prepare import Preparer, read_json
 from model.spec import weight_files
 
@@ -32,15 +34,14 @@ _PURPOSE = {
 }
 
 
-def load_tower(folder: Path, preparer: Preparer, dtype: str, heads: tuple[str, ...]) -> BridgeTower:
-    """Load a folder that holds any of the three kinds of BridgeTower checkpoint.
+def load_tower(folder: Path, preparer: Preparer, heads: tuple[str, ...]) -> BridgeTower:
+    """Load a folder that holds any of the three kinds of BridgeTower checkpoint, in float32.
 
     Heads that the checkpoint lacks are None on the result.
 
     Raises:
         ModelError: naming the checkpoint and the missing head, key or size.
     """
-    _check_choice("dtype", (dtype,), DTYPES)
     _check_choice("head", heads, HEADS)
     config = _config(folder)
     if weight_files(folder)[0].suffix == ".bin":
@@ -61,17 +62,30 @@ def load_tower(folder: Path, preparer: Preparer, dtype: str, heads: tuple[str, .
         _drop(tower, "itc")
     tower.levels.data = torch.from_numpy(preparer.levels)
     tower.requires_grad_(requires_grad=False)
-    tower.cast(DTYPES[dtype]).eval()
+    tower.eval()
     return tower
 
 
-def on_device(tower: BridgeTower, device: str) -> BridgeTower:
-    """The tower on `device`, or an error in one line where torch raises several kinds."""
+def on_device(tower: BridgeTower, device: str, dtype: str) -> BridgeTower:
+    """The tower on `device`, ready to compute in `dtype`.
+
+    Raises:
+        ModelError: in one line, where torch raises several kinds of error.
+    """
     try:
+        kind = DTYPES[best_dtype(device) if dtype == "auto" else dtype]
+        if torch.device(device).type == "cpu" and can_pack(kind):
+            pack(tower.bridgetower, kind)
+        tower.cast(kind)
         moved: BridgeTower = tower.to(device)
         return moved
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {device!r} cannot be used on this machine: {_shortened(error)}") from error
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a type that there is not."""
+    _check_choice("dtype", (dtype,), ("auto", *DTYPES))
 
 
 def _check_choice(what: str, chosen: Iterable[str], allowed: Collection[str]) -> None:

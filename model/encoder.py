@@ -1,5 +1,6 @@
 """A loaded checkpoint in use: numpy in, numpy out, in calls of bounded size."""
 
+import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import NamedTuple
@@ -9,22 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.batching import chunks, pad, within_memory
+from model.batching import Shapes, chunks, pad, within_memory
 from model.bridgetower import BridgeTower, Fused, ImageStates, TextStates
+from model.compiled import Compiled
+from model.embedding import Embedding, Embeddings, Vectors, itc
 from model.errors import ModelError
 from model.prepare import Pixels, Preparer
-
-Vectors = npt.NDArray[np.float32]
-
-
-class Embeddings(NamedTuple):
-    """One pass over P pairs: vectors (P, dimension) of unit length, scores (P,), all float32."""
-
-    image: Vectors
-    text: Vectors
-    cross: Vectors
-    itc_score: npt.NDArray[np.float32]
-    itm_score: npt.NDArray[np.float32]
+from model.search import Search
 
 
 class Word(NamedTuple):
@@ -42,7 +34,18 @@ class Encoder:
         self.preparer = preparer
         self.micro_batch = micro_batch
         self._pad_id = tower.config.text_config.pad_token_id
+        self._embedding = Embedding(tower)
+        self._search: Search | None = None
         self._exact: Encoder | None = None
+
+    def compile(self) -> float:
+        """Compile what `embed` computes; returns the seconds that it took."""
+        return self._embedding.compile(Compiled(self.tower))
+
+    def find_micro_batch(self) -> None:
+        """Let the next batches find the micro-batch in which `embed` is fastest."""
+        self._search = Search()
+        self.micro_batch = self._search.size
 
     @property
     def device(self) -> torch.device:
@@ -66,17 +69,13 @@ class Encoder:
             raise ValueError(
                 f"image_of must give each of {len(token_ids)} captions one of {len(pixels)} pictures, in order"
             )
-        none = np.empty((0, self.tower.itc_text_head.fc.out_features), dtype=np.float32)
-        parts = [Embeddings(none, none, none, none[:, 0], none[:, 0])]
-        for part in chunks(len(pixels), self.micro_batch):
-            first, last = np.searchsorted(of, [part.start, part.stop])
-            if first == last:
-                continue
-            images = self._encode_images(pixels[part])
-            for few in chunks(int(last - first), self.micro_batch):
-                rows = slice(first + few.start, first + few.stop)
-                parts.append(self._embed_call(images, token_ids[rows], of[rows] - part.start))
-        return Embeddings(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        self._check(pixels)
+        began = time.perf_counter()
+        found = self._embedding(pixels, token_ids, of, self.micro_batch)
+        if self._search:
+            took = time.perf_counter() - began
+            self.micro_batch = self._search.after(self.micro_batch, len(pixels), len(of), took)
+        return found
 
     @within_memory
     def embed_exactly(self, pixels: Pixels, token_ids: Sequence[Sequence[int]], image_of: Sequence[int]) -> Embeddings:
@@ -86,34 +85,36 @@ class Encoder:
             self._exact = self if exact else Encoder(_in_float32(self.tower), self.preparer, self.micro_batch)
         return self._exact.embed(pixels, token_ids, image_of)
 
-    def _embed_call(
-        self, images: ImageStates, token_ids: Sequence[Sequence[int]], of: npt.NDArray[np.int64]
-    ) -> Embeddings:
-        text = self._encode_text(token_ids)
-        image_of = torch.as_tensor(of, device=self.device)
-        fused = self.tower.fuse(text, images, torch.arange(len(token_ids), device=self.device), image_of)
-        image, words = _itc(images.embedding).index_select(0, image_of), _itc(text.embedding)
-        itc = (image * words).sum(-1)
-        outputs = (image, words, self.tower.cross_embedding(fused), itc, self._match(fused))
-        return Embeddings(*(o.cpu().numpy() for o in outputs))
-
     @within_memory
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """`text_embeds` (B, dimension): the text tower alone."""
         ids = [ids for ids, _ in self.preparer.captions(texts)]
-        return self._embed_side(lambda part: self._encode_text(ids[part]), len(ids))
+        return self._embed_side(lambda part: self.tower.text_embedding(*self._tokens(ids[part])), len(ids))
 
     @within_memory
     @torch.inference_mode()
     def embed_images(self, pixels: Pixels) -> Vectors:
         """`image_embeds` (N, dimension): the vision tower alone."""
-        return self._embed_side(lambda part: self._encode_images(pixels[part]), len(pixels))
+        return self._embed_side(lambda part: self.tower.image_embedding(self._pixels(pixels[part])), len(pixels))
 
-    def _embed_side(self, encode: Callable[[slice], TextStates | ImageStates], count: int) -> Vectors:
+    def _embed_side(self, encode: Callable[[slice], Tensor | None], count: int) -> Vectors:
         self._need("itc_text_head", "embed: the checkpoint has no ITC head")
-        parts = [_itc(encode(part).embedding).cpu().numpy() for part in chunks(count, self.micro_batch)]
+        parts = [itc(encode(part)).cpu().numpy() for part in chunks(count, self.micro_batch)]
         return np.concatenate([np.empty((0, self.tower.itc_text_head.fc.out_features), dtype=np.float32), *parts])
+
+    @within_memory
+    @torch.inference_mode()
+    def embed_pairs(self, pixels: Pixels, texts: Sequence[str]) -> Vectors:
+        """`cross_embeds` (N, dimension) of N pictures, each fused with its own text."""
+        self._need("itc_cross_modal_head", "embed: the checkpoint has no ITC head")
+        ids = [ids for ids, _ in self.preparer.captions(texts)]
+        parts = [np.empty((0, self.tower.itc_cross_modal_head.fc.out_features), dtype=np.float32)]
+        for part in chunks(len(ids), self.micro_batch):
+            pairs = torch.arange(part.stop - part.start, device=self.device)
+            fused = self.tower.fuse(self._encode_text(ids[part]), self._encode_images(pixels[part]), pairs, pairs)
+            parts.append(self.tower.cross_embedding(fused).cpu().numpy())
+        return np.concatenate(parts)
 
     @within_memory
     @torch.inference_mode()
@@ -137,6 +138,32 @@ class Encoder:
 
     @within_memory
     @torch.inference_mode()
+    def margins(
+        self, pixels: Pixels, texts: Sequence[str], text_of: npt.NDArray[np.int64], image_of: npt.NDArray[np.int64]
+    ) -> Vectors:
+        """ITM logit of "they match" less that of "they do not", (P,), of pairs given by their indexes.
+
+        Pictures are encoded once; so are texts, where the pairs of one stand together.
+        """
+        self._need("itm_score", "match pictures and text: the checkpoint has no ITM head")
+        ids = [ids for ids, _ in self.preparer.captions(texts)]
+        found = np.empty(len(text_of), dtype=np.float32)
+        for part in chunks(len(pixels), self.micro_batch):
+            images = self._encode_images(pixels[part])
+            mine = np.flatnonzero((image_of >= part.start) & (image_of < part.stop))
+            for few in chunks(len(mine), self.micro_batch):
+                pairs = mine[few]
+                used, text = np.unique(text_of[pairs], return_inverse=True)
+                of = torch.as_tensor(image_of[pairs] - part.start, device=self.device)
+                states = self._encode_text([ids[i] for i in used])
+                logits = self.tower.itm_logits(
+                    self.tower.fuse(states, images, torch.as_tensor(text, device=self.device), of)
+                )
+                found[pairs] = (logits[:, 1] - logits[:, 0]).cpu().numpy()
+        return found
+
+    @within_memory
+    @torch.inference_mode()
     def fill_mask(self, pixels: Pixels, texts: Sequence[str], top_k: int = 5) -> list[list[list[Word]]]:
         """The likeliest words for each `<mask>` of each text, as seen with its picture.
 
@@ -153,7 +180,8 @@ class Encoder:
         filled: list[list[list[Word]]] = []
         for part in chunks(len(ids), self.micro_batch):
             pairs = torch.arange(part.stop - part.start, device=self.device)
-            fused = self.tower.fuse(self._encode_text(ids[part]), self._encode_images(pixels[part]), pairs, pairs)
+            text, images = self._encode_text(ids[part]), self._encode_images(pixels[part])
+            fused = self.tower.fuse(text, images, pairs, pairs, every_token=True)
             # Only where a mask is: a whole vocabulary for every token would be gigabytes.
             at = [
                 (row, i) for row, tokens in enumerate(ids[part]) for i, token in enumerate(tokens) if token == mask_id
@@ -172,15 +200,23 @@ class Encoder:
         return [Word(self.preparer.text([token]).strip(), p) for token, p in pairs]
 
     def _encode_text(self, token_ids: Sequence[Sequence[int]]) -> TextStates:
-        padded = pad(token_ids, self._pad_id, self.device)
-        return self.tower.encode_text(padded.input_ids, padded.attention_mask)
+        return self.tower.encode_text(*self._tokens(token_ids))
 
     def _encode_images(self, pixels: Pixels) -> ImageStates:
+        return self.tower.encode_images(self._pixels(pixels))
+
+    def _tokens(self, token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        padded = pad(token_ids, self._pad_id, Shapes(), self.preparer.max_tokens)
+        return padded.input_ids.to(self.device), padded.attention_mask.to(self.device)
+
+    def _pixels(self, pixels: Pixels) -> Tensor:
+        self._check(pixels)
+        return torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+
+    def _check(self, pixels: Pixels) -> None:
         side = self.preparer.size
         if pixels.shape[1:] != (side, side, 3) or pixels.dtype != np.uint8:
             raise ModelError(f"pictures of shape {pixels.shape[1:]} {pixels.dtype}: wanted ({side}, {side}, 3) uint8")
-        channels_first = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
-        return self.tower.encode_images(channels_first.to(self.device))
 
     def _match(self, fused: Fused) -> Tensor:
         return self.tower.itm_logits(fused).softmax(-1)[:, 1]
@@ -188,12 +224,6 @@ class Encoder:
     def _need(self, head: str, what: str) -> None:
         if getattr(self.tower, head) is None:
             raise ModelError(f"cannot {what}")
-
-
-def _itc(embedding: Tensor | None) -> Tensor:
-    if embedding is None:
-        raise ModelError("cannot embed: the checkpoint has no ITC head")
-    return embedding
 
 
 def _in_float32(tower: BridgeTower) -> BridgeTower:

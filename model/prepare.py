@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from tokenizers import Tokenizer
 
 from model.errors import ModelError
@@ -212,6 +211,8 @@ class Preparer:
 
     def picture(self, rgb: Pixels) -> Pixels:
         """RGB (height, width, 3) -> (size, size, 3), both uint8; call `fits` first."""
+        from PIL import Image  # here: bench/gpu.py runs where it is not installed
+
         height, width = self.geometry.resized(*rgb.shape[:2])
         resized = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling(self.geometry.resample)))
         square = np.zeros((self.size, self.size, 3), dtype=np.uint8)

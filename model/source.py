@@ -22,7 +22,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from platformdirs import user_cache_path
 
 from model.errors import ModelError
 
@@ -151,6 +150,8 @@ def _snapshot(source: str, commit: str, *, weights: bool) -> Path:
 
 def _copy(url: str, *, weights: bool) -> Path:
     """Copy a checkpoint from object storage into this node's cache, once whatever the number of actors."""
+    from platformdirs import user_cache_path  # here: bench/gpu.py runs where it is not installed
+
     try:
         fs, path = fsspec.core.url_to_fs(url)
         listed = {Path(entry["name"]).name: entry for entry in fs.ls(path, detail=True)}

@@ -38,8 +38,9 @@ class Placement:
     def describe(self) -> str:
         """One line for the person who pays for it."""
         gpu = f" and {self.num_gpus:g} GPU" if self.num_gpus else ""
+        dtype = "bfloat16 where a CPU has it" if self.dtype == "auto" else self.dtype
         return (
-            f"computing on {self.device} in {self.dtype} ({self.reason}): "
+            f"computing on {self.device} in {dtype} ({self.reason}): "
             f"up to {self.actors} actors, each with {self.num_cpus:g} CPU{gpu}"
         )
 
@@ -153,7 +154,7 @@ def lay_out(config: EmbedConfig, resources: dict[str, float]) -> Placement:
     actors = min(config.actors or fitting, fitting)
     # Half of the CPUs stay with the readers, or many actors on few CPUs would wait for pictures for ever.
     num_cpus = min(1.0 if cpus >= _SMALL else 0.5, math.floor(5000 * cpus / actors) / 10_000)
-    device, dtype = ("cuda", "bfloat16") if on_gpu else ("cpu", "float32")
+    device, dtype = ("cuda", "bfloat16") if on_gpu else ("cpu", "auto")  # each node knows its own CPU
     where = (
         f"the cluster has {gpus:g} GPUs and {cpus:g} CPUs" if config.device == "auto" else f"--device {config.device}"
     )

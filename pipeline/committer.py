@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
+from pipeline.barred import Takedowns
 from pipeline.contract import Layout
 from pipeline.errors import CommitConflictError, LedgerError, TableError
 from pipeline.gather import End, Positions
 from pipeline.ledger import Ledger
+from pipeline.pending import Pending
 from pipeline.proof import Proof, Whole
 from pipeline.records import Outcome, SliceRecord, properties
 from pipeline.stores.retry import patiently
@@ -26,6 +28,7 @@ class Tally:
 
     slices: int = 0
     embedded: int = 0
+    taken_down: int = 0  # pairs
     truncated: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
     elsewhere: int = 0  # slices that another job committed first
@@ -49,12 +52,14 @@ class Committer:
         self._target = target
         self._ledger = ledger
         self._proof = Proof(only)
+        self._pending = Pending(target.database)
         self._whole: list[Whole] = []
         self._failed: list[SliceRecord] = []
         self._last_commit = -math.inf
         # Shard -> slice. What landed between the plan and `base` gives no conflict, so it is asked for here.
         self._landed: dict[str, dict[str, SliceRecord]] = {}
         self._read_as: str | None = None  # as another job declared since
+        self._amended: dict[tuple[str, str], SliceRecord] = {}  # shard and slice -> its counts after a takedown since
         self._catch_up()
 
     @property
@@ -66,6 +71,11 @@ class Committer:
     def version(self) -> int:
         """The table's version as this run knows it."""
         return self.base.version
+
+    @property
+    def takedowns(self) -> Takedowns:
+        """What the readers have to know."""
+        return self._pending.told
 
     def add(self, report: Report, record: SliceRecord, end: End | None) -> bool:
         """Take a writer's report; whether its slice is whole now and waits for a commit. As `Proof.add`."""
@@ -98,7 +108,7 @@ class Committer:
 
     def _commit(self) -> None:
         began = time.monotonic()
-        whole, self._whole = self._settle(self._whole), []
+        whole, self._whole = self._pending.look(self._settle(self._whole)), []
         if rejects := [t for w in whole for t in w.rejects if len(t)]:
             self._target.database.append("rejects", pa.concat_tables(rejects))
         for attempt in patiently(TableError):
@@ -108,7 +118,7 @@ class Committer:
                     self.base = latest(self._target.database)
                     self.base.check(self._layout)
                     self._catch_up()
-                    whole = self._settle(whole)
+                    whole = self._pending.look(self._settle(whole), written=True)
                 if whole:
                     self._swap(whole)
         if self._failed:
@@ -120,7 +130,7 @@ class Committer:
         """Commit on the version that we know."""
         change = Change(
             fragments=[f for w in whole for f in w.fragments],
-            properties=properties(w.record for w in whole),
+            properties=properties(self._counted(w) for w in whole),
             dataset=self._target.dataset,
             replaced=sorted({w.record.shard for w in whole if w.record.replaces and not w.keeps}),
         )
@@ -136,9 +146,22 @@ class Committer:
                 f"{self.table}: version {self.version} does not tell that it holds {left[0].record.slice}"
             )
 
+    def _counted(self, whole: Whole) -> SliceRecord:
+        """Its record, added to what a takedown left of the slice since it was planned, if anything is added."""
+        record, amended = whole.record, self._amended.get((whole.record.shard, whole.record.slice))
+        if amended is None or (record.replaces and not whole.keeps):
+            return record
+        embedded = amended.embedded + whole.rows
+        rejected = amended.rejected if whole.keeps else record.rejected
+        taken = record.read - embedded - rejected
+        return replace(record, embedded=embedded, rejected=rejected, taken_down=taken)
+
     def _catch_up(self) -> None:
         """Bring the ledger up to `base`, and learn what landed: ours, or another job's."""
         for record in self._ledger.absorb(self.base, self._failed):
+            if record.outcome == Outcome.TAKEN_DOWN:
+                self._amended[record.shard, record.slice] = record
+                continue
             of_shard = self._landed.setdefault(record.shard, {})
             if record.outcome == Outcome.PRUNED:
                 of_shard.clear()
@@ -183,6 +206,7 @@ class Committer:
         if whole.record.outcome == Outcome.PRUNED:
             self.tally.pruned.add(whole.record.shard)
         self.tally.embedded += whole.rows
+        self.tally.taken_down += whole.taken_down
         self.tally.truncated += whole.truncated
         for table in whole.rejects:
             self.tally.rejects.update(table["reason"].to_pylist())

@@ -3,13 +3,15 @@
 import json
 import re
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from pipeline.errors import ConfigError
 
 VECTORS = ("image", "text", "cross")
 KEEP_TYPES = ("string", "int64", "float32", "float64", "bool")
+_AUTO_PICTURES = 256  # with --batch-size auto
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_COMPANIONS = ("_rejects", "_shards", "_runs", "_takedowns")
+_COMPANIONS = ("_rejects", "_shards", "_runs", "_takedowns", "_duplicates")
 
 
 def _check(ok: object, option: str, value: object, allowed: str) -> None:
@@ -57,14 +59,15 @@ class ReadConfig:
 class EmbedConfig:
     """How to embed. `batch_size` is images per model call; `actors` None means as many as fit."""
 
-    batch_size: int = 64
+    batch_size: int | Literal["auto"] = 64
     device: str = "auto"
     dtype: str = "auto"
     num_gpus: float | None = None
     actors: int | None = None
 
     def __post_init__(self) -> None:
-        _check(self.batch_size > 0, "--batch-size", self.batch_size, "a number above 0")
+        found = self.batch_size == "auto" or self.batch_size > 0
+        _check(found, "--batch-size", self.batch_size, "a number above 0, or auto")
         _check(self.device in ("auto", "gpu", "cpu"), "--device", self.device, "auto, gpu or cpu")
         _check(self.dtype in ("auto", "float32", "bfloat16"), "--dtype", self.dtype, "auto, float32 or bfloat16")
         _check(
@@ -74,6 +77,11 @@ class EmbedConfig:
             "a share of a GPU for each actor, from 0 to 1",
         )
         _check(self.actors is None or self.actors > 0, "--actors", self.actors, "a number above 0")
+
+    @property
+    def pictures(self) -> int:
+        """Handed to the model at once, which may compute them in several calls."""
+        return _AUTO_PICTURES if self.batch_size == "auto" else self.batch_size
 
 
 @dataclass(frozen=True, slots=True)

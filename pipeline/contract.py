@@ -1,15 +1,24 @@
-"""What `<table>` is made of and made with: its columns, and the embedding contract in its schema's metadata."""
+"""What `<table>` is made of and made with: its columns, and the embedding contract in its schema's metadata.
+
+The metadata also names the function with which plain LanceDB embeds queries, and where the table was made, for the
+plug-ins of `bridgelake`. Neither is part of the contract: tables without them, or that were moved, are used as before.
+"""
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.config import Contract
 from pipeline.errors import ContractError
+from pipeline.stores.storage import redact
 
 CONTRACT_KEY = b"bridgelake.contract"
 STORED_KEY = b"bridgelake.stored"
+PLACE_KEY = b"bridgelake.place"
+FUNCTIONS_KEY = b"embedding_functions"  # LanceDB's own
+FUNCTION = "bridgetower"  # the registered embedding function, and LanceDB's variable that tells where its model is now
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +38,20 @@ class Layout:
             {
                 CONTRACT_KEY: json.dumps(asdict(self.contract), sort_keys=True),
                 STORED_KEY: json.dumps(stored, sort_keys=True),
+                FUNCTIONS_KEY: json.dumps([self._function(vector) for vector in vectors]),
             }
         )
+
+    def made_at(self, db: str, table: str) -> pa.Schema:
+        """The schema as it is stored by a run: it also tells where, since a LanceDB query does not."""
+        schema, place = self.with_metadata, {"db": redact(db), "table": table}
+        return schema.with_metadata(schema.metadata | {PLACE_KEY: json.dumps(place, sort_keys=True)})
+
+    def _function(self, vector: str) -> dict[str, Any]:
+        """How plain LanceDB embeds a query for a vector column, once `import bridgelake` has registered it."""
+        made_with = asdict(self.contract)
+        made_with["checkpoint"] = f"$var:{FUNCTION}:{self.contract.checkpoint}"  # with a default
+        return {"name": FUNCTION, "model": made_with, "source_column": "caption", "vector_column": vector}
 
 
 def contract_of(where: str, schema: pa.Schema) -> Contract:

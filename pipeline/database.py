@@ -26,6 +26,7 @@ from lance.fragment import FragmentMetadata, write_fragments
 from pipeline.errors import CommitConflictError, TableError
 from pipeline.stores.retry import patiently
 from pipeline.stores.storage import redact
+from pipeline.versions import at_version
 
 STORAGE_VERSION = "2.1"
 _TOKEN = "bridgelake.append"  # noqa: S105  # a property's name: tells whether an append has landed
@@ -64,11 +65,12 @@ def _first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """Rows to remove: those that meet an SQL condition."""
+    """Rows to remove: those that meet an SQL condition, or some rows of the very version that is committed on."""
 
-    condition: str
+    condition: str = ""
     column: str | None = None  # with it, a fragment is asked only for the values that it holds, which is quicker
     of_values: Callable[[list[str]], str] | None = None  # a condition for some values of that column
+    row_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +94,24 @@ class Database:
         with naming("connect to", self.uri):
             return lancedb.connect(self.uri, storage_options=storage_options(self.uri))
 
-    def open(self, suffix: str = "") -> lance.LanceDataset | None:
-        """`<table>_<suffix>` at its latest version; None if it does not exist."""
+    def open(self, suffix: str = "", version: int | str | None = None) -> lance.LanceDataset | None:
+        """`<table>_<suffix>` at a version, which is a number or a tag; None if there is no such table.
+
+        Raises:
+            TableError: no such version or tag; it tells which there are.
+        """
         path = self.path(suffix)
         try:
             with naming("open", path):
-                return lance.dataset(path, storage_options=storage_options(self.uri))
+                dataset = lance.dataset(path, storage_options=storage_options(self.uri))
         except TableError as error:
             if re.search(r": Dataset at path .* was not found", str(error)):
                 return None
             raise
+        if version is None:
+            return dataset
+        with naming(f"open version {version} of", path):
+            return at_version(dataset, version)
 
     def create(self, suffix: str, schema: pa.Schema) -> lance.LanceDataset:
         """`<table>_<suffix>`, made without rows if it is not there; of several at once, one makes it."""
@@ -234,7 +244,12 @@ def _touched(base: lance.LanceDataset | None, without: Removal | None) -> _Touch
 
 
 def _conditions(base: lance.LanceDataset, removal: Removal) -> dict[int, str]:
-    """Fragment -> what is to be removed from it, found by one scan."""
+    """Fragment -> what is to be removed from it, found by one scan unless the rows are known."""
+    if removal.row_ids:
+        of: dict[int, list[int]] = {}
+        for row_id in removal.row_ids:
+            of.setdefault(row_id >> 32, []).append(row_id)
+        return {number: f"_rowid IN ({', '.join(map(str, some))})" for number, some in sorted(of.items())}
     columns = [removal.column] if removal.column else []
     rows = base.to_table(columns=columns, filter=removal.condition, with_row_address=True)
     holding = [address >> 32 for address in rows["_rowaddr"].to_pylist()]

@@ -78,13 +78,19 @@ class Embedder(Protocol):
         ...
 
 
+class MakeEmbedder(Protocol):
+    """Called inside the actor; a batch size of 0 lets the model find its own."""
+
+    def __call__(self, device: str, dtype: str, batch_size: int, gpu_share: float = 1.0) -> Embedder: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """What the data plane knows of a model: its contract, and how a worker makes its two halves."""
 
     contract: Contract
     make_preparer: Callable[[], Preparer]
-    make_embedder: Callable[[str, str, int], Embedder]  # (device, dtype, batch size), called inside the actor
+    make_embedder: MakeEmbedder
 
 
 @dataclass(frozen=True, slots=True)

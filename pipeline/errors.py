@@ -13,7 +13,9 @@ BridgelakeError                 base; its text says what, which, what was allowe
 ├── ClusterError                the cluster lacks what the run asked for            (exit 1)
 │   ├── PreflightError          a worker or the store is not as the run needs it
 │   └── StalledError            a stage made no progress for too long; names the stage
+├── LimitError                  a statement needs more time or memory than it may  (exit 1)
 ├── RejectRateError             more pairs were rejected than the run may lose      (exit 1)
+├── OutputError                 an export cannot be written where it was asked to be (exit 1)
 └── FetchError                  a row's picture could not be fetched again from its shard
 """
 
@@ -84,8 +86,16 @@ class StalledError(ClusterError):
     """A stage made no progress for too long."""
 
 
+class LimitError(BridgelakeError):
+    """An SQL statement needs more time or memory than it may take."""
+
+
 class RejectRateError(BridgelakeError):
     """More pairs were rejected than the run may lose; what was whole is committed."""
+
+
+class OutputError(BridgelakeError):
+    """An export cannot be written where it was asked to be."""
 
 
 class FetchError(BridgelakeError):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import FetchError, ShardError
 from pipeline.parquet import ParquetShard, byte_columns, image_bytes, image_columns
-from pipeline.shards import Format, sniff
+from pipeline.shards import Format, gzipped, sniff
 from pipeline.stores.retry import call
 from pipeline.stores.storage import FIRST_BYTES, connect, join, open_file, reading
 
@@ -38,10 +38,12 @@ def fetch_image(row: Row, root: str) -> bytes:
 def fetch_images(rows: Sequence[Row], root: str) -> list[Answer]:
     """The pictures of several rows in their order, several at a time; an error stands where one cannot be had."""
     shared: dict[tuple[str, object], list[int]] = defaultdict(list)  # what one pass over a shard gives
+    answers: list[Answer] = [_failed(row, "the table does not tell where it lies") for row in rows]
     for i, row in enumerate(rows):
-        streamed = row.get("row_group") is not None or _is_gzip(row)
-        shared[row["shard"], row.get("row_group") if streamed else i].append(i)
-    answers: list[Answer] = [FetchError("not fetched")] * len(rows)
+        if row["shard"] is None or (row.get("row_group") is None and row.get("image_offset") is None):
+            continue
+        streamed = row.get("row_group") is not None or gzipped(row["shard"])
+        shared[row["shard"], row.get("row_group") if streamed else (*_span(row), row["sha256"])].append(i)
     with ThreadPoolExecutor(max(1, min(_THREADS, len(shared)))) as pool:
         jobs = [(indexes, pool.submit(_fetch, [rows[i] for i in indexes], root)) for indexes in shared.values()]
         for indexes, job in jobs:
@@ -50,18 +52,14 @@ def fetch_images(rows: Sequence[Row], root: str) -> list[Answer]:
     return answers
 
 
-def _is_gzip(row: Row) -> bool:
-    return str(row["shard"]).lower().endswith((".tgz", ".gz"))
-
-
 def _fetch(rows: list[Row], root: str) -> list[Answer]:
-    """Rows of one shard: a single one of a tar, or all of a gzipped tar or of one row group."""
+    """Rows of one shard: those of one picture of a tar, or all of a gzipped tar or of one row group."""
     uri = join(root, rows[0]["shard"])
     try:
         with reading(uri):
             if rows[0].get("row_group") is not None:
                 return _from_parquet(rows, uri)
-            return _from_gzip(rows, uri) if _is_gzip(rows[0]) else [_from_tar(rows[0], uri)]
+            return _from_gzip(rows, uri) if gzipped(rows[0]["shard"]) else [_from_tar(rows[0], uri)] * len(rows)
     except ShardError as error:
         return [_failed(row, error.why) for row in rows]
 
@@ -95,13 +93,17 @@ def _from_tar(row: Row, uri: str) -> Answer:
 
 
 def _from_gzip(rows: list[Row], uri: str) -> list[Answer]:
-    """Decompress once up to the last of the pictures."""
-    answers: dict[int, Answer] = {}
+    """Decompress once up to the last of the pictures; captions of one picture share it, since there is no way back."""
+    found: dict[tuple[int, int], bytes] = {}
     with open_file(uri) as file, gzip.GzipFile(fileobj=file) as stream:
-        for i in sorted(range(len(rows)), key=lambda i: int(rows[i]["image_offset"])):
-            stream.seek(rows[i]["image_offset"])
-            answers[i] = _checked(rows[i], stream.read(rows[i]["image_length"]))
-    return [answers[i] for i in range(len(rows))]
+        for offset, length in sorted({_span(row) for row in rows}):
+            stream.seek(offset)
+            found[offset, length] = stream.read(length)
+    return [_checked(row, found[_span(row)]) for row in rows]
+
+
+def _span(row: Row) -> tuple[int, int]:
+    return int(row["image_offset"]), int(row["image_length"])
 
 
 def _from_parquet(rows: list[Row], uri: str) -> list[Answer]:

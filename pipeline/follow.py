@@ -13,6 +13,7 @@ import ray
 from ray.data import Dataset
 from ray.exceptions import RayError
 
+from pipeline.barred import Barred
 from pipeline.cluster import cause
 from pipeline.committer import Committer
 from pipeline.config import FaultConfig
@@ -59,6 +60,7 @@ class Follow:
     ) -> None:
         self.busy = Busy()
         self.failures: dict[str, str] = {}  # slice name -> error
+        self.barred = Barred(target.dataset, committer.takedowns)
         self.slices = {attempt: slice_ for attempt, (slice_, _) in records.items()}
         self._records = {attempt: record for attempt, (_, record) in records.items()}
         self._target = target

@@ -117,8 +117,11 @@ class Ledger:
 
     def rows(self) -> dict[str, int]:
         """Dataset -> how many rows of the table are accounted for."""
-        current = {dataset: current_of(records) for dataset, records in self._history().items()}
-        return {dataset: sum(r.embedded for r in records.values()) for dataset, records in current.items()}
+        return {dataset: sum(r.embedded for r in of.values()) for dataset, of in self.everything().items()}
+
+    def everything(self) -> dict[str, dict[str, SliceRecord]]:
+        """Dataset -> its records that count, by slice."""
+        return {dataset: current_of(records) for dataset, records in self._history().items()}
 
     def current(self) -> dict[str, SliceRecord]:
         """The dataset's records that count, by slice."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.barred import Barred
 from pipeline.config import ReadConfig
 from pipeline.decode import Rejected, decode
 from pipeline.embed import Preparer
@@ -25,8 +26,10 @@ _TABLE_ROWS = 64
 Row = dict[str, Any]
 
 
-def prepare_slice(slice: Slice, attempt: str, config: ReadConfig, preparer: Preparer) -> Iterator[pa.Table]:
-    """Read, decode and prepare a slice; the last row is its end record.
+def prepare_slice(
+    slice: Slice, attempt: str, config: ReadConfig, preparer: Preparer, barred: Barred | None = None
+) -> Iterator[pa.Table]:
+    """Read, decode and prepare a slice, less what was taken down; the last row is its end record.
 
     A shard that cannot be read to its end is an end record with the error in `detail` and null `pairs`, never
     an exception: the other shards go on.
@@ -40,13 +43,14 @@ def prepare_slice(slice: Slice, attempt: str, config: ReadConfig, preparer: Prep
         for read in read_slice(slice, config, fingerprint):
             if (wanted := _wanted(read, slice)) is None:
                 continue
-            if isinstance(wanted, Reject):
-                rows.append(_reject_row(wanted))
-                pairs += 1
-            else:
-                rows += _prepared(wanted, config, preparer)
-                pairs += len(wanted.captions)
-            size += len(rows[-1].get("pixels") or b"")
+            pairs += 1 if isinstance(wanted, Reject) else len(wanted.captions)
+            left, gone = _allowed(wanted, slice, barred)
+            rows += [{"kind": Kind.TAKEN_DOWN, "position": position} for position in gone]
+            if isinstance(left, Reject):
+                rows.append(_reject_row(left))
+            elif left is not None:
+                rows += _prepared(left, config, preparer)
+                size += len(rows[-1].get("pixels") or b"")
             if size >= _TABLE_BYTES or len(rows) >= _TABLE_ROWS:
                 seconds += time.perf_counter() - clock
                 yield _table(rows, where, schema)
@@ -74,6 +78,22 @@ def _wanted(read: Sample | Reject, slice: Slice) -> Sample | Reject | None:
         return read if read.position in slice.only else None
     captions = tuple(c for c in read.captions if c.position in slice.only)
     return replace(read, position=captions[0].position, captions=captions) if captions else None
+
+
+def _allowed(read: Sample | Reject, slice: Slice, barred: Barred | None) -> tuple[Sample | Reject | None, list[int]]:
+    """What is left of it, and the positions of its pairs that were taken down."""
+    if barred is None:
+        return read, []
+    sample = read.key, read.url, read.sha256
+    if isinstance(read, Reject):
+        (gone,) = barred.captions(slice.shard.path, sample, [read.caption_index])
+        return (None, [read.position]) if gone else (read, [])
+    mask = barred.captions(slice.shard.path, sample, [c.index for c in read.captions])
+    if not mask.any():
+        return read, []
+    left = tuple(c for c, gone in zip(read.captions, mask, strict=True) if not gone)
+    positions = [c.position for c, gone in zip(read.captions, mask, strict=True) if gone]
+    return (replace(read, position=left[0].position, captions=left) if left else None), positions
 
 
 def _prepared(sample: Sample, config: ReadConfig, preparer: Preparer) -> list[Row]:

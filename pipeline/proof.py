@@ -16,11 +16,12 @@ _BROKEN = 0.01  # of a slice's pairs
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A slice that was proven whole and waits for the next commit; `rows` are the new ones."""
+    """A slice that was proven whole and waits for the next commit; `rows` and `taken_down` are the new ones."""
 
     record: SliceRecord
     keeps: bool = False  # its old rows, though the record replaces theirs
     rows: int = 0
+    taken_down: int = 0
     truncated: int = 0
     fragments: list[str] = field(default_factory=list)
     rejects: list[pa.Table] = field(default_factory=list)
@@ -84,9 +85,11 @@ class Proof:
         if only is None:
             _check_vectors(record.slice, pairs, reports)
         embedded, rejected = sum(r.embedded for r in reports), sum(len(r.rejects) for r in reports)
-        if embedded + rejected != pairs:
+        taken = sum(r.taken_down for r in reports)
+        if embedded + rejected + taken != pairs:
+            more = f" ({taken} taken down)" if taken else ""
             raise CoverageError(
-                f"{record.slice}: {embedded} embedded and {rejected} rejected of {pairs} pairs; not committed"
+                f"{record.slice}: {embedded} embedded and {rejected} rejected{more} of {pairs} pairs; not committed"
             )
         truncated = sum(r.truncated for r in reports)
         counted = replace(
@@ -95,11 +98,12 @@ class Proof:
             read=pairs if only is None else record.read,
             embedded=record.embedded + embedded,
             rejected=rejected,
+            taken_down=record.taken_down + taken,
             truncated=record.truncated + truncated,
             seconds=record.seconds + sum(r.seconds for r in reports),
         )
         fragments = [f for r in reports for f in r.fragments]
-        return Whole(counted, False, embedded, truncated, fragments, [r.rejects for r in reports])
+        return Whole(counted, False, embedded, taken, truncated, fragments, [r.rejects for r in reports])
 
 
 def _check_vectors(name: str, pairs: int, reports: list[Report]) -> None:

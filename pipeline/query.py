@@ -1,212 +1,125 @@
-"""Ask the table: words or a picture -> the nearest pictures, one hit per image, reranked by looking at them.
+"""Ask the table: words, a picture, both, or a row's like -> the best pictures, reranked by looking at them.
 
-Query -> one vector, by one tower alone -> nearest rows (LanceDB) -> distinct pictures -> `rerank` -> `Hits`
+Query -> one vector, by one tower alone -> nearest rows, by Lance, fused with full text -> `rerank` -> `Hits`
 """
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.config import Contract
 from pipeline.contract import contract_of, require_contract
 from pipeline.database import Database
-from pipeline.decode import Rejected, decode
-from pipeline.embed import Pixels, Preparer, Vectors
-from pipeline.errors import ConfigError, InputError, ShardError, TableError
-from pipeline.retrieval.hits import DISTANCE, FETCH_ERROR, ITM_QUERY, Hits
-from pipeline.retrieval.rerank import rerank
+from pipeline.errors import ConfigError, TableError
+from pipeline.plain import plain
+from pipeline.retrieval.fulltext import matching
+from pipeline.retrieval.fusion import HALF, fuse
+from pipeline.retrieval.hits import ITM_QUERY, PLACE, SCORES, SHOWN, Hits
+from pipeline.retrieval.nearest import nearest, rows_at
+from pipeline.retrieval.question import Query
+from pipeline.retrieval.rerank import marked, rerank
+from pipeline.retrieval.subject import Picture, QueryEncoder, QueryModel, read_picture, subject
 from pipeline.retrieval.where import bad_where, check_where
 from pipeline.roots import source_roots
 from pipeline.schema import EMBEDDING_COLUMNS
-from pipeline.stores.retry import call
-from pipeline.stores.storage import connect, explain, reading, redact
-from pipeline.table import Rows
+from pipeline.stores.storage import explain, redact
 
-COLUMN = EMBEDDING_COLUMNS["image"]
-CANDIDATES = 50
-_LARGEST = 100_000_000  # pixels of a picture that is asked with
-_GROWTH = 4  # of what is fetched, while pictures repeat
-
-Picture = str | os.PathLike[str] | bytes
-
-
-class QueryEncoder(Protocol):
-    """The model, as a query needs it; vectors are float32 of unit length."""
-
-    def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        """(B, dimension), by the text tower alone."""
-        ...
-
-    def embed_images(self, pixels: Pixels) -> Vectors:
-        """(N, dimension) of (N, size, size, 3) uint8, by the vision tower alone."""
-        ...
-
-    def match(self, pixels: Pixels, texts: Sequence[str]) -> Vectors:
-        """ITM probability (B, N) of each text with each picture."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class QueryModel:
-    """What a query knows of a model: its contract, and how to get its two halves once they are needed."""
-
-    contract: Contract
-    preparer: Callable[[], Preparer]
-    encoder: Callable[[], QueryEncoder]
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What to look for, checked.
-
-    `where` is an SQL condition that rows must meet before the search; `candidates` are looked at by a
-    rerank (50, or `limit` if that is more); `one_per_image` shows a picture once for all its captions.
-    """
-
-    words: str = ""
-    image: bytes | None = None
-    where: str = ""
-    limit: int = 10
-    rerank: str | None = None
-    candidates: int | None = None
-    one_per_image: bool = True
-
-    def __post_init__(self) -> None:
-        if self.image is not None and self.words:
-            raise ConfigError("words and --image were both given: search with one of them")
-        if self.image is None and not self.words.strip():
-            raise ConfigError('nothing to search for: give words, as in "two cats on a couch", or --image')
-        if self.limit < 1:
-            raise ConfigError(f"--limit {self.limit} is not valid: allowed is a number above 0")
-        if self.rerank not in (None, "itm"):
-            raise ConfigError(f"--rerank {self.rerank!r} is not valid: allowed is itm")
-        if self.rerank and self.image is not None:
-            raise ConfigError("--rerank itm asks how well words match a picture: it needs words, not --image")
-        if self.candidates is not None and self.candidates < self.limit:
-            raise ConfigError(
-                f"--candidates {self.candidates} is not valid: at least --limit {self.limit} must be looked at"
-            )
-
-    @property
-    def depth(self) -> int:
-        """How many hits the vector search has to bring."""
-        return (self.candidates or max(CANDIDATES, self.limit)) if self.rerank else self.limit
-
-    @property
-    def detail(self) -> str:
-        """How it was asked, in a few words."""
-        rerank = f"{self.rerank} rerank of the best {self.depth}" if self.rerank else ""
-        return ", ".join(part for part in (f"where {self.where}" if self.where.strip() else "", rerank) if part)
-
-
-def read_picture(image: Picture) -> bytes:
-    """The bytes of a picture to ask with: a path, a URL, or the bytes themselves.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    if isinstance(image, bytes):
-        return image
-    uri = os.fspath(image)
-    try:
-        with reading(uri):
-            store, path = connect(uri)
-            return bytes(call(store.cat_file, path))
-    except ShardError as error:
-        raise InputError(f"--image {error}") from error
+__all__ = ["Picture", "Query", "QueryEncoder", "QueryModel", "read_picture", "search"]
 
 
 def search(database: Database, query: Query, model: QueryModel) -> Hits:
     """Run a query; the model is loaded only after all that can be refused has been.
 
     Raises:
-        ConfigError: a `where` that is not valid.
+        ConfigError: a `where` or `select` that is not valid.
         ContractError: the table was made with another model; both are shown.
-        TableError: no such table, or nothing in it.
-        InputError: the picture to ask with is none.
+        TableError: no such table or version, nothing in it, or not the vectors that are searched.
+        InputError: the picture to ask with is none, or there is no such row.
     """
-    rows = _open(database, model)
+    dataset = _open(database, query, model)
     if query.where.strip():
-        check_where(rows.dataset, query.where)
-    vector, notes = _vector(query, model)
-    # The version that was checked, whatever is committed meanwhile: row ids hold within one version.
+        check_where(dataset, query.where)
+    selected, whole = _columns(dataset, query)
+    with _explaining(database, query, dataset):
+        found, notes = _found(database, dataset, query, model)
+        hits = rows_at(dataset, found, list(dict.fromkeys([*selected, *whole])))
+    for name in SCORES:
+        if name in found.column_names:
+            hits = hits.append_column(name, found[name])
+    if query.rerank:
+        hits, notes = _reranked(hits, query, model, database, notes)
+    hits = hits.slice(query.offset, query.limit).replace_schema_metadata(None)
+    scores = [name for name in SCORES if name in hits.column_names]
+    table = hits.select([*selected, *scores])
+    return Hits(table, query.title, query.detail, database, notes, query.image or b"", hits.select([*whole, *scores]))
+
+
+def _open(database: Database, query: Query, model: QueryModel) -> Any:
+    """The table at the version that is asked, whatever is committed meanwhile."""
+    dataset, where = database.open(version=query.version), redact(database.path())
+    if dataset is None:
+        raise TableError(f"there is no table {database.table} in {redact(database.uri)}: embed shards into it first")
+    require_contract(where, contract_of(where, dataset.schema), model.contract)
+    column, known = EMBEDDING_COLUMNS[query.column], dataset.schema.names
+    if query.mode != "fulltext" and column not in known:
+        there = " or ".join(name for name, stored in EMBEDDING_COLUMNS.items() if stored in known)
+        raise TableError(
+            f"{where} holds no {column}: search another --column, which is {there}, or embed with {query.column} in "
+            "--vectors"
+        )
+    if dataset.count_rows() == 0:
+        raise TableError(f"{where} holds no rows yet: embed shards into it first")
+    return dataset
+
+
+def _columns(dataset: Any, query: Query) -> tuple[list[str], list[str]]:
+    """Which columns come back, and which are needed to show and fetch the hits."""
+    own = [f for f in dataset.schema if f.name not in SCORES]  # a kept column of such a name means something else
+    if query.select is None:
+        selected = [f.name for f in own if not pa.types.is_fixed_size_list(f.type)]
+    else:
+        selected = [name for name in dict.fromkeys(query.select) if name not in SCORES]
+        known = [f.name for f in own]
+        if unknown := [name for name in selected if name not in known]:
+            raise ConfigError(
+                f"--select: there is no column {plain(unknown[0], 80)}; the columns are {', '.join(known)}"
+            )
+    return selected, list(dict.fromkeys([*PLACE, *SHOWN]))
+
+
+def _found(database: Database, dataset: Any, query: Query, model: QueryModel) -> tuple[pa.Table, tuple[str, ...]]:
+    """The candidates as row ids with their scores, the best first; and what there is to say of them."""
+    if query.mode == "fulltext":
+        return matching(database, dataset, query, query.depth), ()
+    asked = subject(query, model, dataset)
+    if query.mode == "vector":
+        return nearest(dataset, asked.vector, query, query.depth, asked.without), asked.notes
+    half = max(HALF, query.depth)
+    by_words, by_vector = matching(database, dataset, query, half), nearest(dataset, asked.vector, query, half)
+    return fuse(by_words, by_vector, query.one_per_image).slice(0, query.depth), asked.notes
+
+
+def _reranked(
+    hits: pa.Table, query: Query, model: QueryModel, database: Database, notes: tuple[str, ...]
+) -> tuple[pa.Table, tuple[str, ...]]:
+    """Candidates ordered by looking at them; those that reach `min_itm`."""
+    if hits.num_rows == 0:
+        return marked(hits, {}, {}), notes
+    hits = rerank(hits, query.words, model.preparer(), model.encoder(), source_roots(database))
+    if query.min_itm is None:
+        return hits, notes
+    if unseen := hits[ITM_QUERY].null_count:
+        notes += (f"the pictures of {unseen} candidates could not be looked at: --min-itm leaves them out",)
+    return hits.filter(pc.fill_null(pc.greater_equal(hits[ITM_QUERY], query.min_itm), False)), notes
+
+
+@contextmanager
+def _explaining(database: Database, query: Query, dataset: Any) -> Iterator[None]:
     try:
-        table = database.connect().open_table(database.table, version=rows.dataset.version)
-        nearest = _nearest(table, vector, query, rows.dataset.count_rows())
-        hits = _rows(table, nearest)
+        yield
     except (ValueError, RuntimeError, OSError) as error:
         if query.where.strip() and "filter expression" in str(error):  # valid, but not of these rows: width / 0
-            raise bad_where(rows.dataset, query.where, str(error)) from error
+            raise bad_where(dataset, query.where, str(error)) from error
         raise TableError(f"cannot search {redact(database.path())}: {explain(error)}") from error
-    if query.rerank and hits.num_rows:
-        hits = rerank(hits, query.words, model.preparer(), model.encoder(), source_roots(database))
-    title = query.words if query.image is None else "pictures like this one"
-    return Hits(hits.slice(0, query.limit), title, query.detail, database, notes, query.image or b"")
-
-
-def _open(database: Database, model: QueryModel) -> Rows:
-    rows = Rows.open(database)
-    if rows is None:
-        raise TableError(f"there is no table {database.table} in {redact(database.uri)}: embed shards into it first")
-    where = redact(database.path())
-    require_contract(where, contract_of(where, rows.dataset.schema), model.contract)
-    if COLUMN not in rows.dataset.schema.names:
-        raise TableError(f"{where} holds no {COLUMN}, which a search needs: embed with image in --vectors")
-    if rows.dataset.count_rows() == 0:
-        raise TableError(f"{where} holds no rows yet: embed shards into it first")
-    return rows
-
-
-def _vector(query: Query, model: QueryModel) -> tuple[Vectors, tuple[str, ...]]:
-    """What is looked for, and what there is to say of it."""
-    preparer = model.preparer()
-    if query.image is None:
-        cut = preparer.captions([query.words])[0][1]
-        notes = ("the words are more than the model takes: only their beginning was looked for",) if cut else ()
-        return model.encoder().embed_texts([query.words])[0], notes
-    try:
-        rgb = decode(query.image, _LARGEST).rgb
-    except Rejected as error:
-        raise InputError(f"--image cannot be used, it is {error.reason}: {error.detail}") from error
-    if not preparer.fits(*rgb.shape[:2]):
-        raise InputError(f"--image is {rgb.shape[1]} x {rgb.shape[0]} pixels, too narrow for the model")
-    return model.encoder().embed_images(np.stack([preparer.picture(rgb)]))[0], ()
-
-
-def _nearest(table: Any, vector: Vectors, query: Query, rows: int) -> pa.Table:
-    """Row ids and distances of the nearest rows, or of the nearest distinct pictures, the nearest first.
-
-    More and more rows are fetched until there are enough pictures, and one more: the captions of a picture
-    lie at one distance, and only then are all of the last one's here to choose the first from.
-    """
-    fetch = min(rows, 2 * query.depth + 1 if query.one_per_image else query.depth)
-    while True:
-        builder = table.search(vector, vector_column_name=COLUMN).distance_type("cosine").limit(fetch)
-        if query.where.strip():
-            builder = builder.where(query.where)
-        found = builder.select(["sha256", "caption_index", "id", DISTANCE]).with_row_id(True).to_arrow()
-        found = found.sort_by([(name, "ascending") for name in (DISTANCE, "sha256", "caption_index", "id")])
-        if not query.one_per_image:
-            return found
-        _, first = np.unique(found["sha256"].to_numpy(), return_index=True)
-        if len(first) > query.depth or found.num_rows < fetch or fetch == rows:
-            return found.take(pa.array(np.sort(first)[: query.depth]))
-        fetch = min(rows, _GROWTH * fetch)
-
-
-def _rows(table: Any, nearest: pa.Table) -> pa.Table:
-    """The rows themselves, in order, all columns but the vectors, with their distances."""
-    columns = [f.name for f in table.schema if not pa.types.is_fixed_size_list(f.type)]
-    columns = [name for name in columns if name not in (ITM_QUERY, FETCH_ERROR)]  # kept ones, of another meaning
-    if nearest.num_rows == 0:
-        found = pa.schema([table.schema.field(c) for c in columns]).empty_table()
-    else:
-        ids = nearest["_rowid"].to_pylist()
-        found = table.take_row_ids(ids).select(columns).with_row_id().to_arrow()
-        place = {row: i for i, row in enumerate(found["_rowid"].to_pylist())}
-        found = found.take(pa.array([place[i] for i in ids])).select(columns)
-    return found.append_column(DISTANCE, nearest[DISTANCE]).replace_schema_metadata(None)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -11,10 +11,13 @@ SLICES_PROPERTY = "bridgelake.slices"
 
 
 class Outcome(StrEnum):
-    """How a try at a slice ended. The first three are carried by a commit on `<table>`, the others are not."""
+    """How a try at a slice ended. The first four are carried by a commit on `<table>`, the others are not."""
 
     COMMITTED = "committed"  # its rows are in the table since `version`
     PRUNED = "pruned"  # the shard vanished, and all its rows were removed
+    TAKEN_DOWN = (
+        "taken_down"  # committed before, by the same attempt; pairs of it were taken down since: its new counts
+    )
     DECLARED = "declared"  # no slice: fixes a dataset's root and how it is read, before its first one
     FAILED = "failed"  # the shard cannot be read to its end
     LOST = "lost"  # not finished, and not for a reason that is the shard's
@@ -82,12 +85,13 @@ def current_of(versioned: Iterable[tuple[int, SliceRecord]]) -> dict[str, SliceR
     current: dict[str, dict[str, SliceRecord]] = {}  # shard -> slice -> record
     replaced: dict[str, int] = {}  # shard -> version that replaced all before
     for version, record in sorted(versioned, key=lambda each: each[0]):
-        if record.outcome not in (Outcome.COMMITTED, Outcome.PRUNED):
+        if record.outcome not in (Outcome.COMMITTED, Outcome.PRUNED, Outcome.TAKEN_DOWN):
             continue
         of_shard = current.setdefault(record.shard, {})
         if record.replaces and replaced.get(record.shard) != version:
             replaced[record.shard] = version
             of_shard.clear()
-        if record.outcome == Outcome.COMMITTED:
-            of_shard[record.slice] = record
+        if record.outcome != Outcome.PRUNED:
+            committed = record.outcome == Outcome.COMMITTED
+            of_shard[record.slice] = record if committed else replace(record, outcome=Outcome.COMMITTED)
     return {name: record for of_shard in current.values() for name, record in of_shard.items()}

@@ -23,7 +23,7 @@ from pipeline.preflight import require_nodes
 from pipeline.recheck import fingerprints
 from pipeline.replay import rejected, replays
 from pipeline.runs import record_run
-from pipeline.shards import Listing, cut, shard_of
+from pipeline.shards import Listing, cut, gzipped, shard_of
 from pipeline.stores.storage import redact
 from pipeline.summary import Summary
 from pipeline.watch.progress import Observer
@@ -93,6 +93,11 @@ class Run:
         ignored = f", {listing.ignored} other files ignored" if listing.ignored else ""
         self.observer.say(f"found {len(listing.shards)} shards under {listing.root}{ignored}")
         self.observer.say(todo.counts())
+        if packed := sum(gzipped(shard.path) for shard in listing.shards):
+            self.observer.say(
+                f"warning: {packed} of the shards are gzipped: whoever looks at a picture of theirs again reads the "
+                "shard from its start, which is slow; plain tars are quick"
+            )
         return todo
 
     def _work(self, place: Place, todo: Plan, committer: Committer) -> Work:
@@ -154,7 +159,8 @@ class Run:
     def _stream(self, place: Place, follow: Follow) -> None:
         assert self._on is not None  # noqa: S101  # _embed laid it out
         with watching(self.config.faults.stall_seconds, self._on.describe()) as watch:
-            prepared = stages.prepared(follow.slices, place.stored, self.config.read, self.model, self._on, watch.line)
+            read = replace(self.config.read, keep=place.stored.keep)
+            prepared = stages.prepared(follow.slices, read, self.model, self._on, watch.line, follow.barred)
             stream = stages.embedded(prepared, self.config.embed, self.model, self._on, place.stored, watch.line)
             follow.run(stream, self.observer, self.config.write.commit_seconds, watch)
 
@@ -190,6 +196,7 @@ class Run:
             commits=tally.commits,
             conflicts=tally.conflicts,
             version=committer.version,
+            taken_down=tally.taken_down,
         )
 
     def _note(self, place: Place, summary: Summary) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.config import Keep, ReadConfig
 from pipeline.errors import RejectReason, Stage
@@ -12,6 +12,12 @@ from pipeline.metadata import BadValueError, as_json, as_type, utf8
 CAPTION_NAMES = ("caption", "text", "captions", "texts", "alt_text")
 IMAGE_NAMES = ("image", "jpg", "png", "webp", "jpeg", "image_bytes", "bytes")
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+
+
+def row_id(dataset: str, shard: str, key: str, caption_index: int) -> str:
+    """The id of a pair, and of its row: the same wherever the bucket is mirrored or moved."""
+    name = "\0".join((dataset, shard, key, str(caption_index)))
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ class Reject:
     stage: Stage
     reason: RejectReason
     detail: str
+    sha256: str | None = None  # of its picture, if there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +139,7 @@ class Judge:
             if isinstance(text, str) and fault is None:
                 good.append(Caption(self._position, index, text))
             else:
-                yield self._reject(raw, index, text, fault)
+                yield replace(self._reject(raw, index, text, fault), sha256=sha256)
             self._position += 1
         if good and raw.image is not None and sha256 is not None:
             metadata = as_json(raw.fields, raw.used | (self._not_metadata - unfit))

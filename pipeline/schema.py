@@ -2,8 +2,8 @@
 
 The batches are flat: each row is of one `Kind`, and the columns that its kind does not use are null.
 
-    read + decode + prepare        PREPARED   sample, reject, end
-    embed                          EMBEDDED   pair, reject, end, call
+    read + decode + prepare        PREPARED   sample, reject, taken_down, end
+    embed                          EMBEDDED   pair, reject, taken_down, end, call
     table                          rows_schema (`<table>`) and REJECTS (`<table>_rejects`)
 """
 
@@ -21,6 +21,7 @@ class Kind(StrEnum):
     SAMPLE = "sample"  # one picture with its captions, prepared, not yet embedded
     PAIR = "pair"  # one embedded pair
     REJECT = "reject"  # one pair that cannot become a row
+    TAKEN_DOWN = "taken_down"  # one pair that was taken down: nothing but its position
     END = "end"  # the slice was read to its end (`pairs`), or could not be (`detail`)
     CALL = "call"  # one model call: `pairs` embedded in `seconds`
 
@@ -121,6 +122,25 @@ SHARDS = pa.schema(
         pa.field("version", pa.int64()),  # of `<table>` with this slice's rows in it; null if not committed
         pa.field("run_id", pa.string()),
         pa.field("at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+# Of id, url and sha256 one is set: that pair, every pair with exactly that URL, every pair of that picture.
+TAKEDOWNS = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("url", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("why", pa.string()),
+        pa.field("at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+DUPLICATES = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("duplicate_of", pa.string()),  # the lowest id of its group
+        pa.field("cosine", pa.float32()),  # of the two pictures
     ]
 )
 

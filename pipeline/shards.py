@@ -69,6 +69,11 @@ class Listing:
         return any(re.fullmatch(p, self.prefix + path) for p in self.patterns)
 
 
+def gzipped(path: str) -> bool:
+    """Whether a shard is a gzipped tar by its name; a picture in it is found only by reading from the tar's start."""
+    return path.lower().endswith((".tgz", ".gz"))
+
+
 def sniff(first: bytes) -> Format:
     """Tell a file's format by its first bytes; FIRST_BYTES of them are enough."""
     if first[:4] == b"PAR1":

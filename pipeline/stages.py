@@ -3,13 +3,13 @@
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from pipeline.barred import Barred
 from pipeline.cluster import Placement
 from pipeline.config import EmbedConfig, ReadConfig
 from pipeline.embed import DeviceLostError, Embedder, Model, Preparer, Stored, embed_batch, require_sane
@@ -26,13 +26,15 @@ _BLOCK_BYTES = 16 * 2**20
 class EmbedActor:
     """Ray Data's embedding stage: one model, kept for all batches."""
 
-    def __init__(self, model: Model, placement: Placement, stored: Stored, batch_size: int, line: Line) -> None:
+    def __init__(self, model: Model, placement: Placement, stored: Stored, config: EmbedConfig, line: Line) -> None:
         self._line = line
         self._teller = Teller(line, EMBEDDING)
         self._stored = stored
-        self._batch_size = batch_size
+        self._pictures = config.pictures
         try:
-            self._embedder = model.make_embedder(placement.device, placement.dtype, batch_size)
+            size = 0 if config.batch_size == "auto" else config.batch_size
+            share = min(1.0, placement.num_gpus)
+            self._embedder = model.make_embedder(placement.device, placement.dtype, size, share)
             _try_out(self._embedder, model.make_preparer())
         except DeviceLostError as error:
             line.gone(error)
@@ -46,7 +48,7 @@ class EmbedActor:
         slice_, *where = next(zip(*first.to_pydict().values(), strict=True), ("", ""))
         try:
             with self._teller.at(" ".join(map(str, where)), slice_):
-                return embed_batch(batch, self._embedder, self._stored, self._batch_size, self._teller.further)
+                return embed_batch(batch, self._embedder, self._stored, self._pictures, self._teller.further)
         except DeviceLostError as error:
             self._line.gone(error)
 
@@ -58,7 +60,7 @@ def _try_out(embedder: Embedder, preparer: Preparer) -> None:
     require_sane(embedder.embed(pixels[None], [token_ids], [0]))
 
 
-def read_stage(block: pa.Table, config: ReadConfig, model: Model, line: Line) -> Iterator[pa.Table]:
+def read_stage(block: pa.Table, config: ReadConfig, model: Model, line: Line, barred: Barred) -> Iterator[pa.Table]:
     """Ray Data's reading stage: slices in, prepared samples out, as a stream."""
     preparer, teller = model.make_preparer(), Teller(line, READING)
     try:
@@ -66,7 +68,7 @@ def read_stage(block: pa.Table, config: ReadConfig, model: Model, line: Line) ->
             slice_: Slice = pickle.loads(row["slice"])  # noqa: S301  # pickled by this run's own driver
             done = 0
             with teller.at(row["attempt"], slice_.name):
-                for table in prepare_slice(slice_, row["attempt"], config, preparer):
+                for table in prepare_slice(slice_, row["attempt"], config, preparer, barred):
                     yield table
                     done += len(table)
                     teller.further(done)
@@ -75,15 +77,15 @@ def read_stage(block: pa.Table, config: ReadConfig, model: Model, line: Line) ->
 
 
 def prepared(
-    slices: Mapping[str, Slice], stored: Stored, config: ReadConfig, model: Model, placement: Placement, line: Line
+    slices: Mapping[str, Slice], config: ReadConfig, model: Model, placement: Placement, line: Line, barred: Barred
 ) -> Dataset:
-    """Prepared samples of all slices, by attempt, as a stream."""
+    """Prepared samples of all slices, by attempt, as a stream; but not what was taken down."""
     items = [{"attempt": attempt, "slice": pickle.dumps(slice_)} for attempt, slice_ in slices.items()]
     with _settings():
         blocks = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
     return blocks.map_batches(
         read_stage,
-        fn_kwargs={"config": replace(config, keep=stored.keep), "model": model, "line": line},
+        fn_kwargs={"config": config, "model": model, "line": line, "barred": barred},  # Ray stores them once
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=placement.reader_cpus,
@@ -115,10 +117,10 @@ def embedded(
             "model": model,
             "placement": placement,
             "stored": stored,
-            "batch_size": config.batch_size,
+            "config": config,
             "line": line,
         },
-        batch_size=config.batch_size * _CALLS,
+        batch_size=config.pictures * _CALLS,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=1, max_size=placement.actors, initial_size=placement.actors),
         num_cpus=placement.num_cpus,

@@ -33,11 +33,12 @@ class Summary:
     commits: int
     conflicts: int
     version: int
+    taken_down: int = 0
 
     @property
     def pairs(self) -> int:
-        """Pairs read and committed: rows and rejects."""
-        return self.rows + sum(self.rejects.values())
+        """Pairs read and committed: rows, rejects and what was taken down."""
+        return self.rows + sum(self.rejects.values()) + self.taken_down
 
     @property
     def pairs_per_second(self) -> float:
@@ -54,8 +55,10 @@ class Summary:
         busy = self.busy
         total = sum(busy.values()) or 1.0
         share = ", ".join(f"{stage} {seconds:.1f} s ({seconds / total:.0%})" for stage, seconds in busy.items())
+        taken = f"   taken down {self.taken_down}" if self.taken_down else ""
+        lost = f"rejects {sum(self.rejects.values())} ({rejects}){taken}"
         lines = [
-            f"rows {self.rows}   rejects {sum(self.rejects.values())} ({rejects})   captions cut {self.truncated}",
+            f"rows {self.rows}   {lost}   captions cut {self.truncated}",
             f"took {duration(self.seconds)}   {self.pairs_per_second:.1f} pairs/s   "
             f"{self.calls} model calls of {self.pairs_per_call:.1f} pairs",
             f"busy: {share}",

@@ -75,7 +75,8 @@ def open_or_create(database: Database, layout: Layout) -> Rows:
     Raises:
         ContractError: it is of another contract, or has a column of another type.
     """
-    rows = Rows(database, database.create("", layout.with_metadata))
+    made = layout.made_at(database.absolute().uri, database.table)
+    rows = Rows(database, database.create("", made))
     for attempt in patiently(CommitConflictError):
         with attempt:
             rows = latest(database)

@@ -1,6 +1,5 @@
 """Embedded blocks -> fragments of one attempt, and a report of the positions they hold."""
 
-import hashlib
 import time
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.database import Database
 from pipeline.gather import Positions, positions_of
+from pipeline.samples import row_id
 from pipeline.schema import REJECTS, Kind
 
 
@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a writer made of a job: fragments that no version holds yet, positions, rejects."""
+    """What a writer made of a job: fragments that no version holds yet, positions, rejects, pairs taken down."""
 
     attempt: str
     fragments: tuple[str, ...]
@@ -45,12 +45,7 @@ class Report:
     rejects: pa.Table
     seconds: float
     parts: int  # as the job's
-
-
-def row_id(dataset: str, shard: str, key: str, caption_index: int) -> str:
-    """A row's id: the same wherever the bucket is mirrored or moved."""
-    name = "\0".join((dataset, shard, key, str(caption_index)))
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    taken_down: int = 0
 
 
 def write_jobs(target: Target, jobs: list[Job], *blocks: pa.Table) -> list[Report]:
@@ -62,17 +57,17 @@ def _write(target: Target, job: Job, blocks: list[pa.Table]) -> Report:
     began = time.perf_counter()
     rows = _chosen(job, blocks)
     fragments: list[str] = []
-    positions, embedded, truncated = np.empty(0, dtype=np.int64), 0, 0
+    positions, embedded, truncated, taken = np.empty(0, dtype=np.int64), 0, 0, 0
     rejects = REJECTS.empty_table()
     if rows is not None:
-        pairs, rejected = (_in_order(rows, kind) for kind in (Kind.PAIR, Kind.REJECT))
-        positions = np.concatenate([positions_of(pairs), positions_of(rejected)])
-        embedded, truncated = len(pairs), pc.sum(pairs["truncated"]).as_py() or 0
+        pairs, rejected, gone = (_in_order(rows, kind) for kind in (Kind.PAIR, Kind.REJECT, Kind.TAKEN_DOWN))
+        positions = np.concatenate([positions_of(part) for part in (pairs, rejected, gone)])
+        embedded, truncated, taken = len(pairs), pc.sum(pairs["truncated"]).as_py() or 0, len(gone)
         rejects = _rejects(target, rejected)
         if embedded:
             fragments = target.database.write("", _rows(target, pairs))
     seconds = time.perf_counter() - began
-    return Report(job.attempt, tuple(fragments), positions, embedded, truncated, rejects, seconds, job.parts)
+    return Report(job.attempt, tuple(fragments), positions, embedded, truncated, rejects, seconds, job.parts, taken)
 
 
 def _chosen(job: Job, blocks: list[pa.Table]) -> pa.Table | None:

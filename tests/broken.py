@@ -25,7 +25,7 @@ class Plan:
 class Breaking(FakeEmbedder):
     """Does not count the actor's try-out of a single picture."""
 
-    def __init__(self, plan: Plan, device: str, dtype: str, batch_size: int) -> None:
+    def __init__(self, plan: Plan, device: str, dtype: str, batch_size: int, gpu_share: float = 1.0) -> None:
         super().__init__()
         self.plan = plan
         note(plan.folder, "start")

@@ -46,7 +46,9 @@ class FakePreparer:
 class FakeEmbedder:
     """Remembers how many pictures each call had."""
 
-    def __init__(self, device: str = "cpu", dtype: str = "float32", batch_size: int = 64) -> None:
+    def __init__(
+        self, device: str = "cpu", dtype: str = "float32", batch_size: int = 64, gpu_share: float = 1.0
+    ) -> None:
         self.calls: list[int] = []
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> FakeEmbeddings:

@@ -9,6 +9,7 @@ from pathlib import Path
 import lance
 import pyarrow as pa
 
+from pipeline.barred import Barred, Takedowns
 from pipeline.committer import Committer
 from pipeline.config import ReadConfig
 from pipeline.contract import Layout
@@ -85,7 +86,7 @@ class Lake:
         committer = Committer(base, self.layout, target, ledger)
         for number, name in enumerate(names):
             slice_, record = self._record(name, f"{run_id}-{number}", run_id, replaces)
-            blocks, end = self.embedded(slice_, record.attempt)
+            blocks, end = self.embedded(slice_, record.attempt, committer.takedowns)
             positions = positions_of(blocks.filter(pa.compute.not_equal(blocks["kind"], Kind.END)))
             job = Job(record.attempt, (0,), positions, 1)
             assert committer.add(write_jobs(target, [job], blocks)[0], record, end)
@@ -113,10 +114,11 @@ class Lake:
         row = {"run_id": run_id, "started": now, "ended": now, "outcome": outcome, **texts}
         self.database.append("runs", pa.Table.from_pylist([row], schema=RUNS))
 
-    def embedded(self, slice_: Slice, attempt: str) -> tuple[pa.Table, End]:
+    def embedded(self, slice_: Slice, attempt: str, takedowns: Takedowns | None = None) -> tuple[pa.Table, End]:
         """All that a run makes of a slice before it is written."""
         config, preparer = ReadConfig((slice_.shard.uri,)), self.model.make_preparer()
-        prepared = pa.concat_tables(prepare_slice(slice_, attempt, config, preparer))
+        barred = Barred(self.dataset, takedowns or Takedowns())
+        prepared = pa.concat_tables(prepare_slice(slice_, attempt, config, preparer, barred))
         rows = embed_batch(prepared, self.model.make_embedder("cpu", "float32", 64), self.stored, 64)
         end = rows.filter(pa.compute.equal(rows["kind"], Kind.END)).to_pylist()[0]
         rows = rows.filter(pa.compute.not_equal(rows["kind"], Kind.CALL))

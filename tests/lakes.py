@@ -48,6 +48,11 @@ def image_vector(square: np.ndarray) -> np.ndarray:
     return unit(np.random.default_rng(5).normal(size=(DIMENSION, square.size)) @ (square.reshape(-1) / 255 - 0.5))
 
 
+def pair_vector(square: np.ndarray, words: str) -> np.ndarray:
+    """Of a picture and words fused: neither's own, nor their sum."""
+    return unit(image_vector(square)[::-1] * 3 + text_vector(words) ** 3)
+
+
 def match_of(square: np.ndarray, words: str) -> float:
     """A probability that depends on the picture and the words both."""
     return float((square.astype(int).sum() + zlib.crc32(words.encode())) % 997) / 997
@@ -68,6 +73,9 @@ class FakeEncoder:
     def embed_images(self, pixels: np.ndarray) -> np.ndarray:
         self.images += len(pixels)
         return np.stack([image_vector(p) for p in pixels])
+
+    def embed_pairs(self, pixels: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        return np.stack([pair_vector(p, t) for p, t in zip(pixels, texts, strict=True)])
 
     def match(self, pixels: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         self.matched += [p.tobytes() for p in pixels]
@@ -106,7 +114,8 @@ class FakeLake:
             row |= {"caption": caption, "caption_index": index, "width": rgb.shape[1], "height": rgb.shape[0]}
             row |= {"sha256": hashlib.sha256(image).hexdigest(), "image_embedding": vector, "run_id": "r"}
             row |= {"image_offset": sample.place.image_offset, "image_length": sample.place.image_length}
-            row |= {"itc_score": 0.5, "itm_score": 0.5, "text_embedding": text_vector(caption)}
+            row |= {"itc_score": 0.5, "itm_score": len(self.rows) % 10 / 10, "text_embedding": text_vector(caption)}
+            row |= {"cross_embedding": pair_vector(Squares().picture(rgb), caption)}
             self.rows.append(row)
 
     def write(self, keep: Sequence[Keep] = (), vectors: Sequence[str] = ("image", "text")) -> "FakeLake":
@@ -117,13 +126,13 @@ class FakeLake:
         half = (len(rows) + 1) // 2
         for part in (rows[:half], rows[half:]):
             table = pa.Table.from_pylist(
-                [r | {k: np.asarray(v, np.float16) for k, v in r.items() if k.endswith("_embedding")} for r in part],
+                [r | {k: _stored(v) for k, v in r.items() if k.endswith("_embedding")} for r in part],
                 schema=layout.with_metadata,
             )
             lance.write_dataset(table, self.database.path(), mode="append")
         roots = {row["dataset"]: str(self.folder / row["dataset"]) for row in self.rows}
         ledger = [{"dataset": d, "root": r, "outcome": "committed", "version": 2} for d, r in roots.items()]
-        lance.write_dataset(pa.Table.from_pylist(ledger, schema=SHARDS), self.database.path("shards"))
+        lance.write_dataset(pa.Table.from_pylist(ledger, schema=SHARDS), self.database.path("shards"), mode="append")
         return self
 
     @property
@@ -137,14 +146,25 @@ class FakeLake:
     def search(self, words: str = "", **options: Any) -> Hits:
         return search(self.database, Query(words, **options), self.model)
 
-    def nearest(self, vector: np.ndarray, keep: Any = lambda row: True) -> list[tuple[float, dict[str, Any]]]:
-        """By brute force: distance and row of the first caption of every picture, the nearest first."""
-        found: dict[str, tuple[float, str, int, dict[str, Any]]] = {}
+    def nearest(
+        self, vector: np.ndarray, keep: Any = lambda row: True, column: str = "image", one_per_image: bool = True
+    ) -> list[tuple[float, dict[str, Any]]]:
+        """By brute force: distance and row, of the best caption of every picture or of all, the nearest first."""
+        found = []
         for row in filter(keep, self.rows):
-            stored = np.asarray(row["image_embedding"], np.float16).astype(np.float64)
+            if row[f"{column}_embedding"] is None:
+                continue
+            stored = np.asarray(row[f"{column}_embedding"], np.float16).astype(np.float64)
             distance = 1 - float(stored @ vector / np.linalg.norm(stored) / np.linalg.norm(vector))
-            found.setdefault(row["sha256"], (distance, row["sha256"], row["caption_index"], row))
-        return [(distance, row) for distance, _, _, row in sorted(found.values(), key=lambda f: f[:3])]
+            found.append((round(distance, 6), row["sha256"], row["caption_index"], row["id"], row))
+        best: dict[str, tuple[float, dict[str, Any]]] = {}
+        for distance, sha256, _, row_id, row in sorted(found, key=lambda f: f[:4]):
+            best.setdefault(sha256 if one_per_image else row_id, (distance, row))
+        return [*best.values()]
+
+
+def _stored(vector: np.ndarray | None) -> np.ndarray | None:
+    return None if vector is None else np.asarray(vector, np.float16)
 
 
 def rgb_of(image: bytes) -> np.ndarray:

@@ -80,7 +80,8 @@ def embedded(encoder: Encoder, images: list[Image.Image], texts: list[str]) -> E
 def logits(encoder: Encoder, images: list[Image.Image], texts: list[str]) -> StockOutput:
     text = encoder._encode_text(ids(encoder, texts))
     pairs = torch.arange(len(texts))
-    fused = encoder.tower.fuse(text, encoder._encode_images(squares(encoder, images)), pairs, pairs)
+    states = encoder._encode_images(squares(encoder, images))
+    fused = encoder.tower.fuse(text, states, pairs, pairs, every_token=True)
     return StockOutput(itm=encoder.tower.itm_logits(fused).numpy(), mlm=encoder.tower.mlm_logits(fused).numpy())
 
 

@@ -25,28 +25,24 @@ def show_hits(hits: Hits, stream: TextIO | None = None) -> None:
     console = Console(file=stream, width=None if known else _PIPED_WIDTH, highlight=False)
     asked = Text.assemble((plain(hits.title, 120), "bold"), (f"  {plain(hits.detail)}" if hits.detail else "", "dim"))
     console.print(asked)
-    console.print(
-        hits_table(hits) if len(hits) else Text("no hits" + (": no row meets --where" if hits.detail else ""))
-    )
+    console.print(hits_table(hits) if len(hits) else Text("no hits"))
 
 
 def hits_table(hits: Hits) -> Table:
     """The hits as a rich table."""
     found = hits.shown()
-    reranked = any(hit.itm is not None or hit.error for hit in found)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", justify="right", style="dim")
-    table.add_column("cosine", justify="right")
-    if reranked:
-        table.add_column("itm", justify="right", style="bold")
+    for i, name in enumerate(found[0].scores):
+        table.add_column(name, justify="right", style="" if i else "bold")
     table.add_column("caption", ratio=1, min_width=24)
     table.add_column("key", overflow="fold", style="dim")
     table.add_column("shard", overflow="fold", style="dim")
     table.add_column("size", style="dim", no_wrap=True)
     for hit in found:
-        itm = [Text("-" if hit.itm is None else f"{hit.itm:.3f}")] if reranked else []
+        scores = [Text("-" if value is None else f"{value:.3f}") for value in hit.scores.values()]
         names = (Text(hit.key), Text(hit.shard), Text(hit.size))
-        table.add_row(Text(str(hit.rank)), Text(f"{hit.cosine:.3f}"), *itm, _caption(hit), *names)
+        table.add_row(Text(str(hit.rank)), *scores, _caption(hit), *names)
     return table
 
 

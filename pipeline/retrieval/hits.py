@@ -13,23 +13,26 @@ from pipeline.database import Database
 from pipeline.errors import FetchError
 from pipeline.fetch import Answer, Row, fetch_images
 from pipeline.plain import plain
+from pipeline.retrieval.nearest import DISTANCE, RELEVANCE, SCORE
 from pipeline.roots import source_roots
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DISTANCE, ITM_QUERY, FETCH_ERROR = "_distance", "itm_query", "fetch_error"
+ITM_QUERY, FETCH_ERROR = "itm_query", "fetch_error"
+SCORES = (DISTANCE, SCORE, RELEVANCE, ITM_QUERY, FETCH_ERROR)  # what a search adds to the table's columns
 PLACE = ("dataset", "shard", "key", "sha256", "image_offset", "image_length", "row_group", "row_in_group")
+SHOWN = ("caption", "key", "shard", "width", "height")
+_SHOWN_AS = {ITM_QUERY: "itm", RELEVANCE: "rrf", DISTANCE: "cosine", SCORE: "bm25"}  # the deciding one first
 _IN_REPR = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A hit as it is shown; `caption` and the names are safe to print, `itm` is None without a rerank."""
+    """A hit as it is shown; `caption` and the names are safe to print, `scores` by name, the deciding one first."""
 
     rank: int
-    cosine: float
-    itm: float | None
+    scores: dict[str, float | None]
     caption: str
     key: str
     shard: str
@@ -41,8 +44,7 @@ class Hit:
         """From a row of the hits' table."""
         return cls(
             rank=rank,
-            cosine=1 - row[DISTANCE],
-            itm=row.get(ITM_QUERY),
+            scores={shown: _score(name, row[name]) for name, shown in _SHOWN_AS.items() if name in row},
             caption=plain(row["caption"] or ""),
             key=plain(row["key"] or "", 80),
             shard=plain(row["shard"] or "", 120),
@@ -53,9 +55,10 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Hits:
-    """Hits, the best first: the columns of `<table>` but its vectors, and `_distance` (cosine).
+    """Hits, the best first: the columns of `<table>` but its vectors, or those selected, and how well they fit.
 
-    After a rerank also `itm_query`, the probability that the picture matches the words, and
+    `_distance` (cosine) of a search by vector, `_score` (BM25) of one by full text, both and `_relevance_score` of a
+    hybrid one. After a rerank also `itm_query`, the probability that the picture matches the words, and
     `fetch_error`, which says why a picture could not be looked at (null where it was).
     """
 
@@ -65,6 +68,7 @@ class Hits:
     database: Database
     notes: tuple[str, ...] = ()  # what the user should know of the answer
     asked: bytes = field(default=b"")  # the picture that was asked with
+    whole: pa.Table | None = None  # what shows and fetches the hits, where `table` has selected columns
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -90,28 +94,40 @@ class Hits:
 
     def images(self) -> list[Answer]:
         """The pictures' bytes, fetched in place and checked; a FetchError stands where one cannot be had."""
-        return fetch_by_dataset(self.table.select(PLACE).to_pylist(), source_roots(self.database)) if len(self) else []
+        rows = self._whole.select(PLACE).to_pylist()
+        return fetch_by_dataset(rows, source_roots(self.database)) if rows else []
 
     def shown(self) -> list[Hit]:
         """As they are shown to people."""
-        return [Hit.of(i, row) for i, row in enumerate(self.to_list(), start=1)]
+        whole = self._whole
+        columns = [name for name in (*SHOWN, *SCORES) if name in whole.column_names]
+        return [Hit.of(i, row) for i, row in enumerate(whole.select(columns).to_pylist(), start=1)]
+
+    @property
+    def _whole(self) -> pa.Table:
+        return self.table if self.whole is None else self.whole
 
     def __repr__(self) -> str:
         found = self.shown()
         lines = [f"{len(self)} hits for {plain(self.title, 80)!r}" + (f" ({self.detail})" if self.detail else "")]
         for hit in found[:_IN_REPR]:
-            itm = "" if hit.itm is None else f"  itm {hit.itm:.3f}"
-            lines.append(f"{hit.rank:>4}  {hit.cosine:.3f}{itm}  {plain(hit.caption, 70)}  [{hit.shard} {hit.key}]")
+            scores = "  ".join(f"{name} {value:.3f}" for name, value in hit.scores.items() if value is not None)
+            lines.append(f"{hit.rank:>4}  {scores}  {plain(hit.caption, 70)}  [{hit.shard} {hit.key}]")
         return "\n".join([*lines, *(["   …"] if len(found) > _IN_REPR else [])])
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        names = ("rank", "cosine", "itm", "caption", "key", "shard", "size")
-        head = "".join(f"<th>{name}</th>" for name in names)
-        cells = ((_cell(getattr(hit, name)) for name in names) for hit in self.shown())
-        body = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
+        names, found = ("caption", "key", "shard", "size"), self.shown()
+        scores = [*found[0].scores] if found else []
+        head = "".join(f"<th>{name}</th>" for name in ("rank", *scores, *names))
+        cells = ((hit.rank, *hit.scores.values(), *(getattr(hit, name) for name in names)) for hit in found)
+        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in cells)
         title = html.escape(plain(self.title, 200))
         return f"<p>{len(self)} hits for <b>{title}</b></p><table><tr>{head}</tr>{body}</table>"
+
+
+def _score(name: str, value: float | None) -> float | None:
+    return 1 - value if name == DISTANCE and value is not None else value
 
 
 def _jsonable(value: object) -> object:

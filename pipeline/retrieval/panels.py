@@ -31,8 +31,7 @@ class Tile:
     @property
     def scores(self) -> list[tuple[str, float]]:
         """What speaks for the hit, the deciding one first."""
-        itm = [] if self.hit.itm is None else [("itm", self.hit.itm)]
-        return [*itm, ("cosine", self.hit.cosine)]
+        return [(name, value) for name, value in self.hit.scores.items() if value is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from pipeline.retrieval.hits import FETCH_ERROR, ITM_QUERY, PLACE, fetch_by_data
 
 _AT_ONCE = 64  # pictures held in memory
 _THREADS = 4
+_LARGEST = 2**31  # pixels: a row's picture was within its run's own limit
 
 
 class Matcher(Protocol):
@@ -40,7 +41,7 @@ def rerank(hits: pa.Table, words: str, preparer: Preparer, matcher: Matcher, roo
         matcher: the model.
         roots: where each dataset's shards lie.
     """
-    rows = hits.select([*PLACE, "width", "height"]).to_pylist()
+    rows = hits.select(PLACE).to_pylist()
     pictures = {row["sha256"]: row for row in rows}
     # Neighbours in a shard together: a row group or a gzipped tar is read through once for all of its pictures.
     wanted = sorted(pictures.values(), key=_place)
@@ -49,28 +50,33 @@ def rerank(hits: pa.Table, words: str, preparer: Preparer, matcher: Matcher, roo
     for start in range(0, len(wanted), _AT_ONCE):
         some = wanted[start : start + _AT_ONCE]
         with ThreadPoolExecutor(_THREADS) as pool:
-            squares = list(pool.map(partial(_square, preparer), some, fetch_by_dataset(some, roots)))
+            squares = list(pool.map(partial(_square, preparer), fetch_by_dataset(some, roots)))
         seen = [(row["sha256"], s) for row, s in zip(some, squares, strict=True) if not isinstance(s, str)]
         errors |= {row["sha256"]: s for row, s in zip(some, squares, strict=True) if isinstance(s, str)}
         if seen:
             matched = matcher.match(np.stack([square for _, square in seen]), [words])[0]
             scores |= {name: float(score) for (name, _), score in zip(seen, matched, strict=True)}
-    names = [row["sha256"] for row in rows]
-    marked = hits.append_column(ITM_QUERY, pa.array([scores.get(n) for n in names], pa.float32()))
-    marked = marked.append_column(FETCH_ERROR, pa.array([errors.get(n) for n in names], pa.string()))
-    return marked.take(pa.array(sorted(range(len(names)), key=lambda i: -scores.get(names[i], -1.0))))
+    return marked(hits, scores, errors)
+
+
+def marked(hits: pa.Table, scores: Mapping[str, float], errors: Mapping[str, str]) -> pa.Table:
+    """Hits with their pictures' scores and errors, given by sha256, the best first."""
+    names = hits["sha256"].to_pylist()
+    both = hits.append_column(ITM_QUERY, pa.array([scores.get(n) for n in names], pa.float32()))
+    both = both.append_column(FETCH_ERROR, pa.array([errors.get(n) for n in names], pa.string()))
+    return both.take(pa.array(sorted(range(len(names)), key=lambda i: -scores.get(names[i], -1.0)), pa.int64()))
 
 
 def _place(row: Row) -> tuple[str, str, int, int]:
     return row["dataset"], row["shard"], row["row_group"] or 0, row["image_offset"] or row["row_in_group"] or 0
 
 
-def _square(preparer: Preparer, row: Row, image: Answer) -> Pixels | str:
+def _square(preparer: Preparer, image: Answer) -> Pixels | str:
     """The picture as the model takes it, or why there is none."""
     if isinstance(image, Exception):
         return str(image)
     try:
-        rgb = decode(image, row["width"] * row["height"]).rgb
+        rgb = decode(image, _LARGEST).rgb
     except Rejected as error:
         return f"the picture is {error.reason}: {error.detail}"
     return preparer.picture(rgb) if preparer.fits(*rgb.shape[:2]) else "the picture is too narrow for the model"

@@ -9,6 +9,9 @@ from pipeline.plain import plain
 # Lance reads a filter up to where it makes sense and drops the rest: `width > 3 heigth > 4` would filter by width
 # alone, and so would `width > 3; DROP TABLE x`. Between brackets the rest is an error.
 _BRACKETS = ("{}", "({}\n)", "array_has([{}\n], true)")
+# What makes a condition deep, outside of texts: Lance goes down it by recursion, and some 700 in a row end the process.
+_DEEP = re.compile(r"""'(?:[^']|'')*'|(\b(?:and|or)\b|(?<=[\w)\]'"`])\s*[-+*/%|&^])""", re.IGNORECASE)
+_DEEPEST = 400
 _NOISE = re.compile(r"^(?:Invalid user input|Invalid input|lance error|Schema error|Error parsing statement|[,: ])+")
 
 
@@ -22,6 +25,11 @@ def check_where(dataset: Any, where: str) -> None:
     Raises:
         ConfigError: saying what is wrong; for an unknown column, which ones exist.
     """
+    if (deep := sum(bool(found[1]) for found in _DEEP.finditer(where))) > _DEEPEST:
+        raise ConfigError(
+            f"--where {plain(where, 200)!r} is not valid: it joins {deep + 1} parts by AND, OR and the like, "
+            f"allowed are {_DEEPEST + 1}; for a long list of values use IN (...)"
+        )
     for brackets in _BRACKETS:
         try:
             dataset.scanner(filter=brackets.format(where), columns=[], with_row_id=True).explain_plan()

@@ -49,6 +49,7 @@ _FINAL_NUMBERS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT, e
 _LANCE = "LanceError(IO)"  # raised as OSError, ValueError or ArrowInvalid, whatever it was: the text tells
 _LANCE_STATUS = re.compile(r"LanceError\(IO\).* status code: (\d{3})")
 _LANCE_NUMBER = re.compile(r"\(os error (\d+)\)")
+_LANCE_INVALID = re.compile("^Append with different schema")  # an OSError too
 _LANCE_FINAL = re.compile(r"Failed to get \w+ credentials|incorrectly configured region")
 
 
@@ -123,6 +124,8 @@ def may_pass(error: BaseException) -> bool:
 def _told(error: BaseException) -> BaseException:
     """The error; one of Lance's as the type that its text tells."""
     text = str(error)
+    if _LANCE_INVALID.search(text):
+        return ValueError(text)
     if _LANCE not in text:
         return error
     if _LANCE_FINAL.search(text):

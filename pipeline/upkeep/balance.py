@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.database import Database
 from pipeline.records import Outcome, SliceRecord
+from pipeline.runs import of_work
 from pipeline.upkeep.accounts import COUNTED_ANEW, Accounts, Place
 from pipeline.upkeep.census import Census
 from pipeline.upkeep.findings import Findings
@@ -159,7 +160,9 @@ def check_runs(database: Database, accounts: Accounts, findings: Findings) -> No
     committed = _committed_by(accounts)
     checked = 0
     for run in runs:
-        if run["outcome"] not in FINISHED or (accounts.rebuilt and run["ended"] < accounts.rebuilt):
+        if of_work(run["run_id"]) or run["outcome"] not in FINISHED:
+            continue
+        if accounts.rebuilt and run["ended"] < accounts.rebuilt:
             continue
         told, there = json.loads(run["summary"])["rows"], committed[run["run_id"]]
         if told != there:
@@ -175,7 +178,9 @@ def _committed_by(accounts: Accounts) -> Counter[str]:
         known: dict[str, dict[str, SliceRecord]] = {}  # shard -> slice -> its record
         for _, record in sorted(records, key=lambda each: each[0]):
             of_shard = known.setdefault(record.shard, {})
-            if record.outcome != Outcome.COMMITTED:
+            if record.outcome == Outcome.PRUNED:
+                of_shard.clear()
+            if record.outcome not in (Outcome.COMMITTED, Outcome.TAKEN_DOWN):
                 continue
             before = of_shard.get(record.slice)
             touched = before is not None and before.attempt == record.attempt

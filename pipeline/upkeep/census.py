@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.samples import row_id
 from pipeline.schema import EMBEDDING_COLUMNS
 from pipeline.upkeep.accounts import Place
 from pipeline.upkeep.findings import Findings
-from pipeline.write import row_id
 
 UNIT_TOLERANCE = {"halffloat": 2e-3, "float": 1e-5}  # of a stored vector's length
 _SCORES = {"itc_score": (-1.0, 1.0), "itm_score": (0.0, 1.0)}

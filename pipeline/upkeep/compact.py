@@ -109,7 +109,7 @@ def compact(database: Database, limits: Limits) -> Upkeep:
         for suffix, kept in tables.items():
             _clean(database, suffix, kept, [], limits, orphans=True)
     tables[""].merged = merge_fragments(database)
-    stands_at = _stand(database)
+    stands_at = stand(database)
     rejects = sweep(database, limits.older_than)
     for suffix, kept in tables.items():
         if suffix:
@@ -185,7 +185,7 @@ def _absorbed(database: Database) -> Accounts:
     return accounts
 
 
-def _stand(database: Database) -> int:
+def stand(database: Database) -> int:
     """Bring the ledger up to the latest version, also where the latest ones brought no slices; returns which.
 
     For that, the datasets are declared once more, in a commit that the ledger absorbs. If another job commits

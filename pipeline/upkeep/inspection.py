@@ -11,6 +11,7 @@ from pipeline.upkeep.balance import Rejects, check_records, check_rejects, check
 from pipeline.upkeep.census import Census, take_census
 from pipeline.upkeep.findings import Findings
 from pipeline.upkeep.orphans import SUFFIXES, orphans
+from pipeline.upkeep.taken import check_taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Inspection:
     census: Census
     rejects: Rejects
     doubted: set[Place]  # shards whose rows or books cannot be trusted
+    taken: int  # rows and rejects that were taken down, and should not be there
 
 
 def inspect_table(database: Database, findings: Findings) -> Inspection:
@@ -39,8 +41,9 @@ def inspect_table(database: Database, findings: Findings) -> Inspection:
         text = f"{rows} rejects of {len(rejects.leftovers)} attempts that do not count; compact.py sweeps them"
         findings.warn("rejects left over", text, rows)
     check_runs(database, accounts, findings)
+    taken = check_taken(database, accounts.rows.dataset, findings)
     _check_files(database, findings)
-    return Inspection(accounts, census, rejects, doubted | rejects.doubted)
+    return Inspection(accounts, census, rejects, doubted | rejects.doubted, taken)
 
 
 def _check_files(database: Database, findings: Findings) -> None:

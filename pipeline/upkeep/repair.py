@@ -22,6 +22,7 @@ from pipeline.upkeep.accounts import COUNTED_ANEW, Accounts, counted_anew, read_
 from pipeline.upkeep.compact import sweep
 from pipeline.upkeep.findings import Findings
 from pipeline.upkeep.inspection import Inspection, inspect_table
+from pipeline.upkeep.taken import finish_takedowns
 
 _AT_ONCE = 1000  # ids, or row ids, in one condition
 
@@ -37,6 +38,7 @@ def repair(database: Database, found: Inspection) -> tuple[Findings, Inspection]
     mended = _remove_doubled_rows(database, found)
     mended += _remove_doubled_rejects(database, found)
     mended += _write_down(database)
+    mended += finish_takedowns(database) if found.taken else []
     again = inspect_table(database, Findings())
     lost = found.accounts.ledger is None and min(found.accounts.kept) > 1
     mended += _count_anew(database, again, lost)

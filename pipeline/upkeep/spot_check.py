@@ -50,7 +50,7 @@ def check_sample(database: Database, accounts: Accounts, model: Model, size: int
     for start in range(0, len(ready), _AT_ONCE):
         some = ready[start : start + _AT_ONCE]
         tokens = [ids for ids, _ in preparer.captions([one.row["caption"] for one in some])]
-        again = embedder.embed(np.stack([one.square for one in some]), tokens, list(range(len(some))))
+        again = embedder.embed_exactly(np.stack([one.square for one in some]), tokens, list(range(len(some))))
         for i, one in enumerate(some):
             fresh = {column: getattr(again, v)[i] for v, column in EMBEDDING_COLUMNS.items()}
             fresh |= {score: getattr(again, score)[i] for score in ("itc_score", "itm_score")}

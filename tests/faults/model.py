@@ -50,7 +50,9 @@ def _token(word: str) -> int:
 
 
 class SmallEmbedder:
-    def __init__(self, device: str = "cpu", dtype: str = "float32", batch_size: int = 64) -> None:
+    def __init__(
+        self, device: str = "cpu", dtype: str = "float32", batch_size: int = 64, gpu_share: float = 1.0
+    ) -> None:
         pass
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embedded:

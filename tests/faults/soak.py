@@ -127,12 +127,11 @@ class Soak:
 
     def kill(self) -> None:
         """-9 for a driver, or for a worker of any kind."""
-        found = workers(self.head)
-        if found and self.chance.random() >= DRIVERS:
-            self.did["workers killed"] += kill(self.chance.choice(found))
-        elif self.jobs:
+        if self.chance.random() < DRIVERS:
             self.chance.choice(self.jobs).kill()
             self.did["drivers killed"] += 1
+        elif found := workers(self.head):
+            self.did["workers killed"] += kill(self.chance.choice(found))
 
     def look(self) -> None:
         """At the table as it is at this moment: no row twice, and of each shard one content, whole slices."""

@@ -132,7 +132,7 @@ def test_load_refuses_to_embed_with_transforms_not_shared_but_matches(tmp_path: 
 
 def test_load_refuses_unknown_choices_and_names_the_allowed(whole: Path) -> None:
     spec = model.resolve(str(whole))
-    with pytest.raises(ModelError, match="dtype 'float16' is not known: allowed are float32, bfloat16"):
+    with pytest.raises(ModelError, match="dtype 'float16' is not known: allowed are auto, float32, bfloat16"):
         model.load(spec, dtype="float16")
     with pytest.raises(ModelError, match="head 'vqa' is not known: allowed are itc, itm, mlm"):
         model.load(spec, heads=("vqa",))

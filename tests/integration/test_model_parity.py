@@ -8,8 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 import model
+from model import fusion
 from model.encoder import Encoder
 from tests.checkpoints import CAPTIONS, SHAPES, config, pictures, write
 from tests.stock import Stock, assert_embeddings_equal, assert_parity, embedded, ids, squares
@@ -43,24 +46,60 @@ def test_parity_values_equal_the_stock_classes_for_every_shape(name: str, case: 
     assert stock.models.keys() == set(heads)
 
 
-def test_parity_can_fail_when_attention_is_left_causal(tmp_path: Path) -> None:
+def test_parity_can_fail_when_attention_is_left_causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path, config())
     encoder, stock = model.load(model.resolve(str(folder))), Stock(folder, ("itc",))
     image, text = pictures(1), CAPTIONS[:1]  # alone, so nothing is padded
     theirs = stock(image, text)
     assert_embeddings_equal(embedded(encoder, image, text), theirs)
 
-    for module in encoder.tower.modules():
-        if hasattr(module, "is_causal"):
-            module.is_causal = True
+    monkeypatch.setattr(fusion, "attend", lambda module, q, k, v, mask: _causal(q, k, v, module.scaling))
     assert np.abs(embedded(encoder, image, text).cross - theirs.cross).max() > 1e-3
 
 
-def test_attention_is_sdpa_and_causal_nowhere(case: Callable[[str], Case]) -> None:
-    modules = [m for m in case("plain").encoder.tower.modules() if hasattr(m, "is_causal")]
-    assert len(modules) == 2 + 2 * 2 * 2  # two text layers; self and cross attention of two layers on two sides
-    assert not any(m.is_causal for m in modules)
-    assert {m.config._attn_implementation for m in modules} == {"sdpa"}
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    read = scaled_dot_product_attention(query, key, value, is_causal=query.shape[2] > 1, scale=scale)
+    return read.transpose(1, 2).flatten(2)
+
+
+def test_attention_is_sdpa_and_causal_nowhere(case: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def told(*args: Tensor, is_causal: bool = False, **kwargs: float) -> Tensor:
+        seen.append(is_causal)
+        return scaled_dot_product_attention(*args, is_causal=is_causal, **kwargs)
+
+    monkeypatch.setattr(fusion, "scaled_dot_product_attention", told)
+    embedded(case("plain").encoder, pictures(1), CAPTIONS[:1])
+    # Two layers a tower; self and cross attention of two fusion layers on two sides.
+    assert seen == [False] * (2 * 2 + 2 * 2 * 2)
+
+
+@pytest.mark.parametrize("name", ["plain", "one_fusion_layer", "fusion_shallower_than_towers"])
+def test_last_layer_of_first_tokens_alone_equals_that_of_every_token(name: str, case: Callable[[str], Case]) -> None:
+    encoder = case(name).encoder
+    pairs = torch.arange(len(CAPTIONS))
+    with torch.inference_mode():
+        text = encoder._encode_text(ids(encoder, CAPTIONS))
+        images = encoder._encode_images(squares(encoder, pictures(len(CAPTIONS))))
+        few, all_ = (encoder.tower.fuse(text, images, pairs, pairs, every_token=every) for every in (False, True))
+    torch.testing.assert_close(few.pooled, all_.pooled, rtol=0, atol=1e-6)
+    assert all_.text_features.shape[1] == text.mask.shape[-1]
+    torch.testing.assert_close(few.text_features[:, 0], all_.text_features[:, 0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("captions", [1, 5])
+def test_parity_values_equal_the_stock_classes_with_captions_an_image(
+    captions: int, case: Callable[[str], Case]
+) -> None:
+    encoder, stock, _ = case("plain")
+    images, image_of = pictures(3), [i for i in range(3) for _ in range(captions)]
+    texts = [f"{CAPTIONS[k % 5]} {k}" for k in range(len(image_of))]
+    found = encoder.embed(squares(encoder, images), ids(encoder, texts), image_of)
+    theirs = stock([images[i] for i in image_of], texts)
+    assert_embeddings_equal(found, theirs)
+    scores = torch.tensor(theirs.itm).softmax(-1)[:, 1].numpy()
+    np.testing.assert_allclose(found.itm_score, scores, rtol=0, atol=1e-5)
 
 
 def test_embed_batch_of_one_equals_batch_of_many(case: Callable[[str], Case]) -> None:

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lance
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -106,6 +108,26 @@ def test_job_prints_a_table_for_people(lake: Lake, tmp_path: Path) -> None:
     assert all(word in first for word in ("caption 7", "00007", "00000.tar", "48×32"))
 
 
+def test_job_asks_in_every_way_and_gives_the_columns_that_are_selected(lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(7))
+    first = lake.search("caption", mode="fulltext", where="key = '00004'").to_list()[0]["id"]
+    version = str(lance.dataset(f"{lake.db}/laion.lance").version)
+    ways = (
+        ("caption 4", "--mode", "fulltext", "--offset", "1", "--version", version),
+        ("caption 4", "--mode", "hybrid", "--rerank", "itm", "--min-itm", "0.0001", "--candidates", "20"),
+        ("caption", "--image", f"{tmp_path}/a.jpg", "--column", "cross", "--max-distance", "1.9", "--exact"),
+        ("--like", first, "--column", "text", "--nprobes", "4", "--refine", "2", "--no-one-per-image"),
+    )
+    scores = (["_score"], ["_distance", "_score", "_relevance_score", "itm_query", "fetch_error"], *[["_distance"]] * 2)
+    for way, expected in zip(ways, scores, strict=True):
+        done = query(lake, *way, "--limit", "2", "--select", "id, key", "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        hits = json.loads(done.stdout)["hits"]
+        assert len(hits) == 2
+        assert [*hits[0]] == ["id", "key", *expected]
+        assert hits[0]["id"] != first or way[0] != "--like"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -115,6 +137,10 @@ def test_job_prints_a_table_for_people(lake: Lake, tmp_path: Path) -> None:
         (("two cats", "--table", "other"), 1, "there is no table other"),
         (("--image", "/nowhere.jpg"), 1, "error: --image /nowhere.jpg: gone"),
         (("two cats", "--device", "tpu"), 2, "allowed is cpu or gpu"),
+        (("two cats", "--select", "id,nope"), 2, "error: --select: there is no column nope; the columns are id"),
+        (("two cats", "--version", "live"), 1, "has no version 'live': the versions are 1 to"),
+        (("--like", "none"), 1, "error: --like 'none': the table has no row with this id"),
+        (("two cats", "--column", "vision"), 2, "image"),
         (("two cats", "--where", "width < 0"), 0, ""),
     ],
 )
@@ -125,4 +151,47 @@ def test_job_ends_with_the_code_and_one_line(lake: Lake, arguments: tuple[str, .
     if code == 1 or "error: " in said:
         assert done.stderr.count("\n") == 1
     assert ("no hits" in done.stdout) == (code == 0)
+    assert "Traceback" not in done.stderr
+
+
+def test_job_asks_with_sql_and_writes_every_format(lake: Lake, tmp_path: Path) -> None:
+    statement = "SELECT key, round(itm_query, 4) AS itm FROM rerank('two cats', 5) WHERE width >= 48 ORDER BY itm DESC"
+    hits = lake.search("two cats", rerank="itm", limit=5, where="width >= 48").to_list()
+    wanted = [(h["key"], pytest.approx(h["itm_query"], abs=1e-4)) for h in hits]
+    done = query(lake, "--sql", statement, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert (answer["columns"], answer["notes"]) == (["key", "itm"], [])
+    assert [(row["key"], row["itm"]) for row in answer["rows"]] == wanted
+    done = query(lake, "--sql", statement, "--format", "jsonl")
+    assert [(row["key"], row["itm"]) for row in map(json.loads, done.stdout.splitlines())] == wanted
+    done = query(lake, "--sql", statement, "--format", "parquet", "--output", f"{tmp_path}/a.parquet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert pq.read_table(tmp_path / "a.parquet")["key"].to_pylist() == [h["key"] for h in hits]
+    shown = query(lake, "--sql", "EXPLAIN " + statement).stdout
+    assert "rerank('two cats', 5)" in shown
+    assert "before it: (`width` >= 48)" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--sql", "SELECT nope FROM samples"), 2, "column 8: there is no column nope; the columns here are id, data"),
+        (("--sql", "DROP TABLE samples"), 2, "SQL here only reads"),
+        (("two cats", "--sql", "SELECT 1"), 2, "error: words does not go with --sql"),
+        (("--sql", "SELECT 1", "--where", "width > 3"), 2, "error: --where does not go with --sql"),
+        (("two cats", "--format", "csv"), 2, "error: --format goes with --sql"),
+        (("--sql", "SELECT 1", "--format", "parquet"), 2, "name a file with --output"),
+        (("--sql", "SELECT 1", "--version", "live"), 1, "has no version 'live'"),
+        (("--sql", "SELECT count(*) FROM generate_series(1, 99999999999)", "--timeout", "1"), 1, "longer than 1 s"),
+        (("--sql", "SELECT 1 WHERE false"), 0, ""),
+    ],
+)
+def test_job_ends_sql_with_the_code_and_the_reason(
+    lake: Lake, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    done = query(lake, *arguments)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert ("no rows" in done.stdout) == (code == 0)
     assert "Traceback" not in done.stderr

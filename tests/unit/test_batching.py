@@ -1,9 +1,12 @@
-"""Calls that the GPU's memory cannot hold, and a GPU that is lost; the errors are raised by a fake."""
+"""Cutting and padding calls; and calls that the GPU's memory cannot hold, or a GPU that is lost, by a fake."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from model.batching import within_memory
+from model.batching import Shapes, cut, pad, within_memory
 from model.errors import DeviceLostError, ModelError
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB\nand more"
@@ -90,3 +93,35 @@ def test_gpu_is_lost_by_any_other_error_of_cuda(lost: Exception) -> None:
 def test_gpu_is_not_lost_by_an_error_of_our_own(other: Exception) -> None:
     with pytest.raises(type(other), match=str(other)):
         Bounded(4, 2, other).embed(4)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 40))), st.integers(1, 4))
+def test_cut_calls_hold_every_pair_once_with_its_own_picture(pairs: list[tuple[int, int]], size: int) -> None:
+    pairs.sort(key=lambda pair: pair[0])
+    image_of, lengths = (np.array([pair[i] for pair in pairs], dtype=np.int64) for i in (0, 1))
+    calls = cut(image_of, lengths, size)
+    assert sorted(i for call in calls for i in call.pairs) == list(range(len(pairs)))
+    for call in calls:
+        assert 0 < len(call.pictures) <= size
+        np.testing.assert_array_equal(call.pictures[call.image_of], image_of[call.pairs])
+    assert sum(len(call.pictures) for call in calls) == len(set(image_of.tolist()))
+
+
+def test_cut_puts_captions_of_like_length_into_one_call() -> None:
+    calls = cut(np.arange(6), np.array([30, 3, 31, 4, 5, 29]), 3)
+    assert [call.pairs.tolist() for call in calls] == [[1, 3, 4], [0, 2, 5]]
+
+
+def test_pad_fills_to_the_bucket_and_repeats_the_first_caption() -> None:
+    padded = pad([[7, 8, 9], [7]], 1, Shapes(rows=4, tokens=8), 512)
+    assert padded.input_ids.tolist() == [[7, 8, 9, *[1] * 5], [7, *[1] * 7], *[[7, 8, 9, *[1] * 5]] * 2]
+    assert padded.attention_mask.sum(1).tolist() == [3, 1, 3, 3]
+
+
+@pytest.mark.parametrize(("tokens", "most", "length"), [(8, 512, 8), (9, 512, 16), (509, 512, 512), (39, 40, 40)])
+def test_bucket_is_a_multiple_unless_the_model_takes_fewer(tokens: int, most: int, length: int) -> None:
+    assert Shapes(tokens=8).length(tokens, most) == length
+
+
+def test_nothing_is_padded_on_a_cpu() -> None:
+    assert pad([[7, 8, 9], [7]], 1, Shapes(), 512).input_ids.tolist() == [[7, 8, 9], [7, 1, 1]]

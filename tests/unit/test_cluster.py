@@ -14,16 +14,16 @@ def cluster(cpus: float, gpus: float = 0) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("config", "resources", "device", "dtype", "actors", "gpus"),
     [
-        (EmbedConfig(), cluster(8), "cpu", "float32", 4, 0),
+        (EmbedConfig(), cluster(8), "cpu", "auto", 4, 0),
         (EmbedConfig(), cluster(8, 2), "cuda", "bfloat16", 2, 1),
         (EmbedConfig(num_gpus=0.5), cluster(8, 2), "cuda", "bfloat16", 4, 0.5),
         (EmbedConfig(num_gpus=0.3), cluster(8, 1), "cuda", "bfloat16", 3, 0.3),
         (EmbedConfig(num_gpus=0.6), cluster(8, 2), "cuda", "bfloat16", 2, 0.6),
         (EmbedConfig(num_gpus=0.1), cluster(64, 1), "cuda", "bfloat16", 10, 0.1),
         (EmbedConfig(device="gpu"), cluster(8, 1), "cuda", "bfloat16", 1, 1),
-        (EmbedConfig(device="cpu"), cluster(8, 2), "cpu", "float32", 4, 0),
-        (EmbedConfig(device="cpu", num_gpus=0.5), cluster(8, 2), "cpu", "float32", 4, 0.5),
-        (EmbedConfig(num_gpus=0), cluster(8), "cpu", "float32", 4, 0),
+        (EmbedConfig(device="cpu"), cluster(8, 2), "cpu", "auto", 4, 0),
+        (EmbedConfig(device="cpu", num_gpus=0.5), cluster(8, 2), "cpu", "auto", 4, 0.5),
+        (EmbedConfig(num_gpus=0), cluster(8), "cpu", "auto", 4, 0),
         (EmbedConfig(dtype="float32"), cluster(8, 1), "cuda", "float32", 1, 1),
         (EmbedConfig(dtype="bfloat16"), cluster(8), "cpu", "bfloat16", 4, 0),
         (EmbedConfig(actors=1), cluster(8, 2), "cuda", "bfloat16", 1, 1),
@@ -71,3 +71,4 @@ def test_layout_says_where_it_computes_and_why() -> None:
         "computing on cuda in bfloat16 (the cluster has 1 GPUs and 8 CPUs): up to 2 actors, each with 1 CPU and 0.5 GPU"
     )
     assert "(--device cpu)" in lay_out(EmbedConfig(device="cpu"), cluster(8, 1)).describe()
+    assert "on cpu in bfloat16 where a CPU has it (" in lay_out(EmbedConfig(), cluster(8)).describe()

@@ -11,7 +11,10 @@ from tests.conftest import REPOSITORY
 FOLDERS = (
     "bridgelake",
     "pipeline",
-    *(f"pipeline/{room}" for room in ("retrieval", "stores", "upkeep", "watch")),
+    *(
+        f"pipeline/{room}"
+        for room in ("evaluation", "exports", "indexes", "retrieval", "sql", "stores", "upkeep", "watch")
+    ),
     "model",
     "jobs",
     "demo",
@@ -34,9 +37,20 @@ def test_readme_file_tree_is_the_files(folder: str) -> None:
 
 
 def test_readme_commands_name_scripts_and_options_that_exist() -> None:
-    from jobs import compact, embed_laion, query, replay_rejects, verify
+    from jobs import (
+        build_index,
+        compact,
+        delete,
+        duplicates,
+        embed_laion,
+        evaluate,
+        export,
+        query,
+        replay_rejects,
+        verify,
+    )
 
-    jobs = (compact, embed_laion, query, replay_rejects, verify)
+    jobs = (build_index, compact, delete, duplicates, embed_laion, evaluate, export, query, replay_rejects, verify)
     known = {f"{job.__name__.rpartition('.')[2]}.py": job.Options for job in jobs}
     for script, options in re.findall(r"python jobs/(\w+\.py)((?:[^\n]*\\\n)*[^\n]*)", README):
         names = {name.replace("_", "-") for name in known[script].__dataclass_fields__} | {"help"}

@@ -1,5 +1,6 @@
 """A row -> its picture again, read in place and checked."""
 
+import gzip
 import hashlib
 import os
 import threading
@@ -71,6 +72,21 @@ def test_fetch_of_a_tar_asks_for_the_picture_and_nothing_else(tmp_path: Path, mo
     assert asked == [(row["image_offset"], row["image_offset"] + row["image_length"])]
 
 
+@pytest.mark.parametrize("kind", ["tar", "gzipped tar"])
+def test_fetch_reads_a_picture_once_for_all_its_captions(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import fetch
+
+    rows = rows_of(MAKERS[kind][0](tmp_path))
+    asked: list[str] = []
+    monkeypatch.setattr(fetch, "call", lambda do, path, **where: asked.append(path) or do(path, **where))
+    monkeypatch.setattr(gzip.GzipFile, "rewind", lambda file: pytest.fail("the shard was read from its start again"))
+    twice = [row for row in reversed(rows) for _ in range(2)]
+    assert fetch_images(twice, str(tmp_path)) == [picture(i) for i in reversed(range(9)) for _ in range(2)]
+    assert len(asked) == (9 if kind == "tar" else 0)
+
+
 def test_fetch_reads_a_row_group_once_for_all_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline import fetch
 
@@ -108,6 +124,15 @@ def test_fetch_keeps_the_good_pictures_when_some_are_lost(tmp_path: Path) -> Non
     first, second, third = fetch_images(rows, str(tmp_path))
     assert (first, third) == (picture(0), picture(2))
     assert "another sha256" in str(second)
+
+
+def test_fetch_of_a_row_that_does_not_tell_where_says_so(tmp_path: Path) -> None:
+    (row,) = rows_of(write_tar(tmp_path / "x.tar", members(1)))
+    lost = [row | {"shard": None}, row | {"image_offset": None}]
+    first, second, third = fetch_images([*lost, row], str(tmp_path))
+    assert "does not tell where" in str(first)
+    assert "does not tell where" in str(second)
+    assert third == picture(0)
 
 
 def test_fetch_of_nothing_is_nothing() -> None:

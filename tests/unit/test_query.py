@@ -106,8 +106,29 @@ def test_query_brings_all_columns_but_the_vectors(lake: FakeLake) -> None:
 def test_query_without_a_hit_is_empty_and_keeps_its_columns(lake: FakeLake) -> None:
     hits = lake.search("two cats", where="width > 10000", rerank="itm")
     assert (len(hits), hits.images(), hits.to_list()) == (0, [], [])
-    assert hits.table.schema.names == lake.search("x").table.schema.names
+    assert hits.table.schema == lake.search("x", rerank="itm").table.schema
+    assert lake.loaded == 3  # for the words, twice, and for one rerank
     assert "0 hits" in repr(hits)
+
+
+@pytest.mark.parametrize(
+    "where", [" OR ".join(["width > 3"] * 402), "(width>3)AND" * 5000 + "true", "width" + "+width" * 700 + " > 3"]
+)
+def test_query_refuses_a_filter_so_deep_that_lance_would_end_the_process(lake: FakeLake, where: str) -> None:
+    with pytest.raises(ConfigError, match=r"it joins \d+ parts by AND, OR and the like, allowed are 401; .* use IN"):
+        lake.search("two cats", where=where)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        " OR ".join(["width > 3"] * 401),
+        f"width NOT IN ({', '.join(str(-i) for i in range(1, 3000))})",
+        f"caption <> '{'cats and dogs + birds or ' * 500}'",
+    ],
+)
+def test_query_takes_long_filters_that_are_not_deep(lake: FakeLake, where: str) -> None:
+    assert len(lake.search("two cats", where=where)) == 10
 
 
 @pytest.mark.parametrize(
@@ -155,30 +176,6 @@ def test_query_refuses_a_bad_filter_in_one_line_and_loads_no_model(lake: FakeLak
 )
 def test_query_takes_any_condition_that_lance_takes(lake: FakeLake, where: str) -> None:
     assert len(lake.search("two cats", where=where)) > 0
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({}, "nothing to search for"),
-        ({"words": "  "}, "nothing to search for"),
-        ({"words": "a", "image": b"x"}, "both given"),
-        ({"words": "a", "limit": 0}, "--limit 0"),
-        ({"words": "a", "rerank": "mlm"}, "allowed is itm"),
-        ({"image": b"x", "rerank": "itm"}, "it needs words"),
-        ({"words": "a", "rerank": "itm", "candidates": 9}, "--candidates 9"),
-    ],
-)
-def test_query_refuses_options_that_make_no_sense(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        Query(**options)
-
-
-def test_query_looks_at_as_many_candidates_as_it_must() -> None:
-    assert Query("a", limit=7).depth == 7
-    assert Query("a", limit=7, rerank="itm").depth == 50
-    assert Query("a", limit=70, rerank="itm").depth == 70
-    assert Query("a", limit=7, rerank="itm", candidates=9).depth == 9
 
 
 def test_query_with_another_model_is_refused_with_both_shown(lake: FakeLake) -> None:

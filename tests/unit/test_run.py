@@ -32,6 +32,9 @@ from pipeline.run import Run
 from pipeline.shards import Slice
 from pipeline.stores.retry import GaveUpError
 from pipeline.summary import Summary
+from pipeline.upkeep.delete import delete
+from pipeline.upkeep.orders import Order
+from pipeline.upkeep.verify import verify
 from pipeline.watch.progress import Counts
 from pipeline.write import Job, write_jobs
 from tests.fakes import CONTRACT, FakeEmbedder, FakePreparer, fake_model
@@ -61,7 +64,7 @@ def stream_here(run: Run, place: Place, follow: Follow) -> None:
     """What `Run._stream` has Ray do, in this process."""
     read = replace(run.config.read, keep=place.stored.keep)
     for attempt, slice_ in follow.slices.items():
-        for prepared in prepare_slice(slice_, attempt, read, FakePreparer()):
+        for prepared in prepare_slice(slice_, attempt, read, FakePreparer(), follow.barred):
             made = embed_batch(prepared, FakeEmbedder(), place.stored, run.config.embed.batch_size)
             follow._inspected(made, *inspect_block(made))
     for ready in follow._ready:
@@ -485,3 +488,121 @@ def test_run_keeps_columns_in_whatever_order_they_are_asked_for(
     start(shard("one.tar"), keep=(Keep("similarity"), Keep("url_copy")))
     start(shard("two.tar"), keep=tuple(Keep(name) for name in order))
     assert [(r["similarity"], r["url_copy"]) for r in rows(tmp_path)] == [(0.5, "u")] * 2
+
+
+def test_run_warns_of_gzipped_tars_before_it_reads_them(start: Callable[..., Summary], tmp_path: Path) -> None:
+    write_tar(tmp_path / "plain.tar", members(1))
+    said = Said()
+    start(tmp_path / "plain.tar", said=said)
+    assert not [line for line in said.lines if "are gzipped" in line]
+    said = Said()
+    for name in ("a.tar.gz", "b.tgz"):
+        write_tar(tmp_path / name, members(1, start=len(name)))
+    start(*tmp_path.glob("*.t*"), said=said)
+    (line,) = [line for line in said.lines if "are gzipped" in line]
+    assert line.startswith("warning: 2 of the shards are gzipped: ")
+    assert said.lines.index(line) < said.lines.index(next(line for line in said.lines if "computing on" in line))
+
+
+def test_run_leaves_out_what_was_taken_down_and_says_so(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path
+) -> None:
+    start(shards / "00000.tar")
+    delete(Database(str(tmp_path / "lake"), "laion"), Order(urls=("http://x/1", "http://x/6", "http://x/7")))
+    again = start(shards)
+    assert (again.rows, again.taken_down, again.pairs) == (6, 2, 8)
+    assert again.lines()[0] == "rows 6   rejects 0 (none)   taken down 2   captions cut 0"
+    elsewhere = start(shards, dataset="other")
+    assert (elsewhere.rows, elsewhere.taken_down) == (9, 3)
+    assert start(shards).lines()[0] == "rows 0   rejects 0 (none)   captions cut 0"
+    assert_holds(tmp_path)
+
+
+def assert_holds(tmp_path: Path) -> None:
+    found = verify(Database(str(tmp_path / "lake"), "laion"))
+    assert found.problems == {}, found.lines()
+
+
+def test_run_of_only_what_was_taken_down_is_done(start: Callable[..., Summary], shards: Path, tmp_path: Path) -> None:
+    start(shards / "00000.tar")
+    delete(Database(str(tmp_path / "lake"), "laion"), Order(urls=tuple(f"http://x/{i}" for i in range(12))))
+    assert (start(shards).taken_down, start(shards).skipped, rows(tmp_path)) == (8, 3, [])
+    assert_holds(tmp_path)
+
+
+def test_takedown_keeps_the_books_of_each_slice_of_a_parquet(start: Callable[..., Summary], tmp_path: Path) -> None:
+    path, database = tmp_path / "a.parquet", Database(str(tmp_path / "lake"), "laion")
+    images = [b"no picture" if i in (7, 21) else picture(i) for i in range(24)]
+    urls = [f"http://x/{i}" for i in range(24)]
+    write_parquet(path, columns(range(24)) | {"image": images, "url": urls}, group_rows=2)
+    cut = path.stat().st_size // 5
+    start(path, slice_bytes=cut)
+
+    def books() -> list[tuple[int, int, int, int]]:
+        current = sorted(Ledger(database, "laion").current().values(), key=lambda r: r.slice)
+        return [(r.read, r.embedded, r.rejected, r.taken_down) for r in current]
+
+    before = books()
+    assert len(before) > 2
+    assert sum(read for read, *_ in before) == 24
+    for gone in ([0], [5, 7], [20, 21, 22, 23], [4, 6], range(24)):  # a whole row group, a whole slice, all of it
+        delete(database, Order(urls=tuple(f"http://x/{i}" for i in gone)))
+        assert_holds(tmp_path)
+        there = {int(row["key"]) for row in rows(tmp_path)}
+        rejects = {int(row["key"]) for row in rows(tmp_path, "rejects")}
+        start_of = 0
+        for read, embedded, rejected, taken in books():
+            mine = set(range(start_of, start_of + read))
+            assert (embedded, rejected) == (len(mine & there), len(mine & rejects))
+            assert taken == read - embedded - rejected
+            start_of += read
+    assert (start(path, slice_bytes=cut).skipped, rows(tmp_path)) == (1, [])
+
+
+def test_replay_leaves_out_what_was_taken_down_since(
+    start: Callable[..., Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def large(i: int) -> list[tuple[str, bytes]]:
+        fields = json.dumps({"caption": "c", "url": f"http://x/{i}"}).encode()
+        return [(f"{i}.jpg", picture(i, size=(64, 64))), (f"{i}.json", fields)]
+
+    shard = write_tar(tmp_path / "a.tar", [*members(2), *large(5), *large(6), *large(7)])
+    assert start(shard, max_pixels=2000).rejects == {"too_large": 3}
+    database = Database(str(tmp_path / "lake"), "laion")
+    delete(database, Order(urls=("http://x/5",)))
+
+    def late(run: Run, place: Place, follow: Follow) -> None:
+        delete(database, Order(urls=("http://x/6",)))
+        stream_here(run, place, follow)
+
+    monkeypatch.setattr(Run, "_stream", late)
+    again = start(shard, replay=("too_large",))
+    assert (again.outcome, again.rows, again.taken_down) == ("done", 1, 1)
+    assert sorted(r["key"] for r in rows(tmp_path)) == ["00000", "00001", "7"]
+    (record,) = Ledger(database, "laion").current().values()
+    assert (record.read, record.embedded, record.rejected, record.taken_down) == (5, 3, 0, 2)
+    assert_holds(tmp_path)
+
+
+def test_a_shard_that_was_pruned_and_comes_again_does_not_bring_a_pair_back(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path
+) -> None:
+    start(shards)
+    delete(Database(str(tmp_path / "lake"), "laion"), Order(urls=("http://x/1",)))
+    away = (shards / "00000.tar").rename(tmp_path / "00000.tar")
+    assert start(shards, prune=True).pruned == ("00000.tar",)
+    away.rename(shards / "00000.tar")
+    assert (start(shards).taken_down, len(rows(tmp_path))) == (1, 11)
+    assert_holds(tmp_path)
+
+
+def test_a_touched_shard_keeps_its_counts_and_its_fingerprint_after_a_takedown(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path
+) -> None:
+    start(shards)
+    delete(Database(str(tmp_path / "lake"), "laion"), Order(urls=("http://x/1",)))
+    os.utime(shards / "00000.tar", (7, 7))
+    again = start(shards)
+    assert (again.touched, again.rows, again.calls, len(rows(tmp_path))) == (1, 0, 0, 11)
+    assert start(shards).skipped == 3
+    assert_holds(tmp_path)

@@ -211,7 +211,7 @@ def test_orphans_go_at_once_when_nobody_writes(lake: Lake) -> None:
     for suffix in ("", "shards", "rejects", "runs"):
         lake.database.write(suffix, lake.companion(suffix).to_table())
     compact(lake.database, Limits(timedelta(0), remove_orphans=True, nobody_writes=True))
-    assert [len(orphans(lake.database, s)) for s in SUFFIXES] == [0, 0, 0, 0, 0]
+    assert [len(orphans(lake.database, s)) for s in SUFFIXES] == [0] * len(SUFFIXES)
     assert verify(lake.database, lake.model, 23).ok
 
 

@@ -112,9 +112,12 @@ def _act(fault):
         case "sleep":
             time.sleep(fault["seconds"])
         case "wait":
-            until = time.monotonic() + fault["seconds"]
-            while time.monotonic() < until and not _happened(fault["until"]).exists():
+            # Once in vain is enough: what is waited for may itself wait for this call, after a node was lost.
+            over, until = FOLDER / f"{fault['name']}.in_vain", time.monotonic() + fault["seconds"]
+            while not (_happened(fault["until"]).exists() or over.exists()):
                 time.sleep(0.05)
+                if time.monotonic() >= until:
+                    over.touch()
         case "raise":
             raise _named(fault["error"])(fault["says"])
 

@@ -1,0 +1,188 @@
+"""What the model makes of a GPU, as a waterfall: pairs a second, share of the counted limit, peak memory.
+
+    python -m bench.gpu --out gpu.json
+    python -m bench.gpu --sizes tiny --device cpu --repeats 1      # every line of it, where there is no GPU
+
+torch, transformers and numpy alone. The limit is what the GPU would do if it multiplied all the time as fast as it
+multiplies large bfloat16 matrices, measured in the same run, over the counted operations of our pass.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+
+from bench.hardware import hardware
+from bench.waterfall import Batch, Case, Model, first, flops_a_pair, one_backbone, sdpa, shift, staged
+from model.compiled import Compiled
+from model.embedding import Embedding, Embeddings
+
+CASES = [Case(20, 1), Case(20, 5), Case(50, 1), Case(50, 5)]
+LOOP_PAIRS = 10  # of the documentation's loop, a pair at a time
+BOUNDS = {"float32": ("error", 1e-4), "bfloat16": ("cosine", 0.99)}  # beyond, a bar is not the same computation
+
+
+class Bar(NamedTuple):
+    """One technique more than the bar before."""
+
+    name: str
+    dtype: str
+    run: Callable[[Batch], Embeddings]
+
+
+def ceiling(device: str, side: int) -> dict[str, float]:
+    """What this device reaches alone: bfloat16 TFLOP/s, and GB/s of copies to it and within it."""
+    one = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    product = _best(lambda: one @ one, device)
+    there = torch.empty(side * side * 2, dtype=torch.uint8, device=device)
+    here = torch.empty_like(there, device="cpu")
+    here = here.pin_memory() if device == "cuda" else here
+    to = _best(lambda: there.copy_(here, non_blocking=True), device)
+    within = _best(there.clone, device)
+    return {
+        "bf16_tflops": 2 * side**3 / product / 1e12,
+        "to_device_gb_s": len(there) / to / 1e9,
+        "within_device_gb_s": 2 * len(there) / within / 1e9,
+    }
+
+
+def _best(call: Callable[[], Any], device: str, repeats: int = 20) -> float:
+    call()
+    return min(_seconds(call, device) for _ in range(repeats))
+
+
+def _seconds(call: Callable[[], Any], device: str) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def bars(model: Model, device: str, compiled: bool) -> list[Bar]:
+    """The waterfall; each entry is the one before with one thing changed."""
+    tower, rough = model.tower, deepcopy(model.tower).cast(torch.bfloat16)
+    users = model.rounded()
+    stages, streamed = Compiled(rough), Embedding(rough)
+    if compiled:
+        print(f"  compiled in {streamed.compile(stages):.0f} s", flush=True)
+
+    def with_sdpa(batch: Batch) -> Embeddings:
+        with sdpa(tower):
+            return one_backbone(tower, batch, batch.normal(tower))
+
+    found = [
+        Bar("documentation's loop", "float32", lambda b: model.loop(b, b.normal(tower))),
+        Bar("a batch at a time", "float32", lambda b: model.both(b, b.normal(tower))),
+        Bar("the same in bfloat16", "bfloat16", lambda b: users.both(b, b.normal(tower, torch.bfloat16))),
+        Bar("one backbone, float32 again", "float32", lambda b: one_backbone(tower, b, b.normal(tower))),
+        Bar("+ SDPA", "float32", with_sdpa),
+        Bar("+ shared, first tokens, no states kept", "float32", lambda b: staged(tower, tower, b)),
+        Bar("+ bfloat16", "bfloat16", lambda b: staged(rough, rough, b)),
+    ]
+    if compiled:
+        found.append(Bar("+ torch.compile", "bfloat16", lambda b: staged(stages, rough, b)))
+        if device == "cuda":
+            fixed = Compiled(rough, static=True)
+            found.append(Bar("+ one graph a shape", "bfloat16", lambda b: staged(fixed, rough, b)))
+    whole = "from the host's memory and back, as it runs"
+    found.append(Bar(whole, "bfloat16", lambda b: streamed(b.squares, b.token_ids.tolist(), b.image_of, len(b))))
+    return found
+
+
+def measure(bar: Bar, batch: Batch, device: str, repeats: int) -> tuple[Embeddings | None, dict[str, float]]:
+    """The result and the figures of a bar; None where the memory does not suffice."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        result = bar.run(batch)
+        seconds = [_seconds(lambda: bar.run(batch), device) for _ in range(repeats)]
+    except torch.OutOfMemoryError:
+        return None, {}
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
+    return result, {"pairs_per_s": len(batch) / statistics.median(seconds), "peak_gib": peak}
+
+
+def waterfall(
+    model: Model, case: Case, limit: float, args: argparse.Namespace, all_: list[Bar]
+) -> list[dict[str, Any]]:
+    """All bars of a case, printed as they are measured."""
+    print(f"  {case.tokens} tokens, {case.captions} captions an image; limit {limit:,.0f} pairs/s", flush=True)
+    many = Batch.random(model.shape, case, args.pictures, args.device)
+    few = many.head(-(-LOOP_PAIRS // case.captions))
+    wanted, before, rows = None, None, []
+    for bar in all_:
+        batch = few if wanted is None else many
+        result, figures = measure(bar, batch, args.device, args.repeats)
+        if result is None:
+            print(f"    {bar.name:<44}  the memory does not suffice for {len(batch)} pairs", flush=True)
+            continue
+        wanted = wanted or result
+        off = shift(first(result, len(few)), wanted)
+        what, bound = BOUNDS[bar.dtype]
+        same = off[what] <= bound if what == "error" else off[what] >= bound
+        rate = figures["pairs_per_s"]
+        gain = rate / before if before else 1.0
+        print(
+            f"    {bar.name:<44} {bar.dtype:<9} {rate:9.2f} pairs/s  x{gain:5.2f}  {rate / limit:6.1%} of the limit  "
+            f"{figures['peak_gib']:6.1f} GiB  {what} {off[what]:.2g}{'' if same else '  NOT THE SAME'}",
+            flush=True,
+        )
+        rows.append(
+            {"bar": bar.name, "dtype": bar.dtype, **figures, **off, "same": same, "limit": limit, **case._asdict()}
+        )
+        before = rate
+    return rows
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, print, write JSON; 1 if a bar computes something else than the documentation's loop."""
+    transformers.logging.set_verbosity_error()
+    on_gpu = args.device == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else "no GPU: these are not figures of one, which stay open"
+    top = ceiling(args.device, 8192 if on_gpu else 512)
+    print(f"{hardware()}; {name}; transformers {transformers.__version__}")
+    print("alone: " + ", ".join(f"{key} {value:,.1f}" for key, value in top.items()), flush=True)
+    rows = []
+    with torch.inference_mode():
+        for size in args.sizes:
+            print(size, flush=True)
+            model = Model(size, args.device)
+            all_ = bars(model, args.device, on_gpu or args.compile)
+            for case in CASES:
+                limit = top["bf16_tflops"] * 1e12 / flops_a_pair(size, case)
+                rows += [{"size": size, **row} for row in waterfall(model, case, limit, args, all_)]
+    if args.out:
+        found = {"hardware": hardware(), "device": name, "alone": top, "pictures": args.pictures, "bars": rows}
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    return 0 if all(row["same"] for row in rows) else 1
+
+
+def options(given: list[str] | None = None) -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["large", "base"], choices=["large", "base", "tiny"])
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--pictures", type=int, default=64, help="in one call")
+    parser.add_argument("--repeats", type=int, default=5, help="timed; medians are reported")
+    parser.add_argument("--compile", action="store_true", help="also on a CPU, where it takes minutes")
+    parser.add_argument("--out", type=Path, help="JSON")
+    return parser.parse_args(given)
+
+
+if __name__ == "__main__":
+    sys.exit(main(options()))

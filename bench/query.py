@@ -1,0 +1,160 @@
+"""Search: the text tower, a million vectors beside faiss, a filter, and a whole answer.
+
+    python -m bench.query --json query.json
+
+Needs faiss-cpu (the extra `bench`), 12 GB of memory, 8 GB of disk and 20 minutes of two quiet cores.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import tyro
+
+from bench.hardware import hardware
+from bench.searching import DEPTH, WANTED, Built, Figure, build_faiss, enough, faiss_search, ours, timed
+from bench.vectors import Maker, make_table
+from bench.words import answers, text_tower
+from pipeline.database import Database
+from pipeline.indexes.build import latest
+from pipeline.indexes.exact import Best, exact
+from pipeline.indexes.report import Request
+from pipeline.indexes.work import index
+from pipeline.upkeep.compact import merge_fragments
+
+FILTER = "itm_score >= 0.99"  # keeps 1%
+_LADDER = (4, 8, 16, 32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the benchmark takes."""
+
+    rows: int = 1_000_000
+    """Vectors."""
+    queries: int = 300
+    """Of each sort."""
+    repeats: int = 3
+    """Rounds of all queries; the median round and the least are reported."""
+    cores: int = 2
+    """Of the machine."""
+    kinds: str = "auto"
+    """Kinds of index to build, separated by commas, such as auto,ivf_sq."""
+    hnsw: bool = True
+    """Also build faiss's HNSW32, which takes longest."""
+    model: bool = True
+    """Also time the text tower and the demo's answers."""
+    json: Path | None = None
+    """Write all figures to a file."""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Vectors that are looked for, and what exact search finds."""
+
+    pictures: np.ndarray
+    words: np.ndarray
+    of_pictures: list[Best]
+    of_words: list[Best]
+    filtered: list[Best]
+
+    @classmethod
+    def draw(cls, database: Database, maker: Maker, count: int) -> "Queries":
+        """Fresh ones, which no index was tuned on."""
+        dataset, column = latest(database), "image_embedding"
+        pictures, words, none = maker.pictures(count), maker.words(count).astype(np.float32), [None] * count
+        found = [exact(dataset, column, some, none, DEPTH) for some in (pictures, words)]
+        return cls(pictures, words, *found, exact(dataset, column, pictures, none, DEPTH, FILTER))
+
+
+def lance_figures(database: Database, queries: Queries, options: Options, kind: str) -> Iterator[dict[str, Any]]:
+    """Build as the job does, then ask as a person does."""
+    report = index(database, Request(kind=kind, queries=200))
+    print("\n".join(report.lines()), flush=True)
+    built = report.vectors[0]
+    yield {"built": built.kind, "seconds": built.seconds, "megabytes": round(built.bytes / 2**20, 1)}
+    for what, vectors, truth, where in (
+        ("pictures", queries.pictures, queries.of_pictures, ""),
+        ("words", queries.words, queries.of_words, ""),
+        ("pictures, filter keeps 1%", queries.pictures, queries.filtered, FILTER),
+    ):
+        yield told(timed(f"{built.kind}, {what}", ours(database, where), vectors, truth, options.repeats))
+
+
+def faiss_figures(maker: Maker, queries: Queries, options: Options) -> Iterator[dict[str, Any]]:
+    """Faiss's IVF-PQ as it is and refined by the whole vectors, and its HNSW, over the same vectors in memory."""
+    vectors = np.concatenate([some.astype(np.float32) for some in maker.rows(options.rows)])
+    built = build_faiss("IVF1024,PQ64", vectors, options.cores)
+    yield cost("faiss IVF1024,PQ64", built)
+    for nprobe in (10, 40):
+        built.index.nprobe = nprobe
+        yield asked(f"faiss IVF1024,PQ64, nprobe {nprobe}", built.index, queries, options)
+    refined = faiss.IndexRefineFlat(built.index, faiss.swig_ptr(vectors))
+    refined.k_factor = 20
+    for built.index.nprobe in _LADDER:
+        if enough(faiss_search(refined), queries.pictures, queries.of_pictures):
+            break
+    way = f"faiss IVF1024,PQ64, nprobe {built.index.nprobe}, refine {refined.k_factor:g}"
+    yield asked(way, refined, queries, options)
+    if options.hnsw:
+        del refined, built
+        graph = build_faiss("HNSW32", vectors, options.cores)
+        yield cost("faiss HNSW32", graph)
+        for graph.index.hnsw.efSearch in _LADDER:
+            if enough(faiss_search(graph.index), queries.pictures, queries.of_pictures):
+                break
+        yield asked(f"faiss HNSW32, efSearch {graph.index.hnsw.efSearch}", graph.index, queries, options)
+
+
+def asked(way: str, built: faiss.Index, queries: Queries, options: Options) -> dict[str, Any]:
+    """Faiss asked by pictures, one at a time."""
+    return told(timed(way, faiss_search(built), queries.pictures, queries.of_pictures, options.repeats))
+
+
+def told(figure: Figure) -> dict[str, Any]:
+    """A figure, printed and kept."""
+    print(figure.line, flush=True)
+    return asdict(figure)
+
+
+def cost(way: str, built: Built) -> dict[str, Any]:
+    """What an index of faiss cost, printed and kept."""
+    print(f"{way}: built in {built.seconds:.1f} s, {built.megabytes:.0f} MB", flush=True)
+    return {"built": way, "seconds": built.seconds, "megabytes": built.megabytes}
+
+
+def main(options: Options) -> None:
+    """Measure all in turn, print and write the figures."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    machine = f"{hardware()}, faiss {faiss.__version__}"
+    print(f"{machine}; load {os.getloadavg()[0]:.1f}", flush=True)
+    found: dict[str, Any] = {"hardware": machine, "options": asdict(options), "wanted": WANTED, "figures": []}
+    if options.model:
+        found |= {"text": text_tower(7), "answers": answers(60)}
+        print(f"text tower alone: {found['text']['ratio']} times as fast as the stock forward pass", flush=True)
+        print(f"a whole answer of the demo: {found['answers']}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        maker, began = Maker(), time.perf_counter()
+        database = make_table(Path(folder), maker, options.rows)
+        merge_fragments(database)  # as jobs/compact.py does
+        queries = Queries.draw(database, maker, options.queries)
+        print(f"{options.rows:,} rows made and searched exactly in {time.perf_counter() - began:.0f} s", flush=True)
+        figures = found["figures"]
+        some = queries.pictures[:20], queries.of_pictures[:20]
+        figures.append(told(timed("exact search, no index", ours(database, exact=True), *some, 1)))
+        for kind in options.kinds.split(","):
+            figures += lance_figures(database, queries, options, kind)
+        figures += faiss_figures(maker, queries, options)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,41 @@
+"""What the device can do: the type that it computes fastest in, and how much of a GPU this process may fill."""
+
+from collections.abc import Callable
+
+import torch
+
+_BEYOND = 2**30  # bytes that CUDA itself takes of a GPU for each process, outside of what torch counts
+
+
+def best_dtype(device: str, *, amx: bool | None = None, avx512: bool | None = None) -> str:
+    """bfloat16 where the hardware multiplies it, else float32.
+
+    Args:
+        device: a torch device.
+        amx: whether this CPU has AMX tiles; looked up unless told.
+        avx512: whether this CPU has AVX512-BF16; looked up unless told.
+    """
+    if torch.device(device).type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        amx = torch.cpu._is_amx_tile_supported() if amx is None else amx
+        fast = amx or (torch.cpu._is_avx512_bf16_supported() if avx512 is None else avx512)
+    return "bfloat16" if fast else "float32"
+
+
+def cap_memory(share: float, total: int, cap: Callable[[float], None]) -> float:
+    """Keep torch within this process's share of a GPU, so that what another process computes there goes on.
+
+    Out of memory then means that the share is full, whoever else is there.
+
+    Args:
+        share: of the GPU, as Ray gave it to the actor.
+        total: the GPU's bytes.
+        cap: what sets the limit, a fraction of them.
+
+    Returns:
+        The fraction.
+    """
+    fraction = max(0.05, min(1.0, share) - _BEYOND / total)
+    cap(fraction)
+    return fraction

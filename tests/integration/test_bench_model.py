@@ -1,0 +1,69 @@
+"""The benchmarks of the model compute in every bar what the documentation's loop does, and need little installed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import gpu, waterfall
+from bench.model import Options, main
+
+ROOT = Path(__file__).parents[2]
+# What torch, transformers and numpy do not bring.
+ABSENT = ("ray", "lance", "lancedb", "pyarrow", "PIL", "platformdirs", "tyro", "datafusion", "pandas", "pipeline")
+
+
+def test_gpu_benchmark_runs_every_bar_without_a_gpu_and_without_the_rest_of_the_house(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r}))\n"
+        "from bench import gpu\n"
+        f"sys.exit(gpu.main(gpu.options('--sizes tiny --device cpu --pictures 10 --repeats 1 --out {out}'.split())))"
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no GPU: these are not figures of one, which stay open" in done.stdout
+    found = json.loads(out.read_text())
+    assert {(row["tokens"], row["captions"]) for row in found["bars"]} == {(20, 1), (20, 5), (50, 1), (50, 5)}
+    assert {row["same"] for row in found["bars"]} == {True}
+    assert found["alone"].keys() == {"bf16_tflops", "to_device_gb_s", "within_device_gb_s"}
+
+
+def test_gpu_benchmark_notices_a_bar_that_computes_something_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "CASES", [waterfall.Case(20, 1)])
+    right = gpu.one_backbone
+    monkeypatch.setattr(gpu, "one_backbone", lambda *args: (found := right(*args))._replace(text=-found.text))
+    assert gpu.main(gpu.options(["--sizes", "tiny", "--device", "cpu", "--pictures", "3", "--repeats", "1"])) == 1
+    assert capsys.readouterr().out.count("NOT THE SAME") == 2  # with SDPA, and without
+
+
+def test_gpu_benchmark_says_where_memory_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(batch: waterfall.Batch) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    shape = waterfall.Model("tiny", "cpu").shape
+    batch = waterfall.Batch.random(shape, waterfall.Case(20, 1), 1, "cpu")
+    assert gpu.measure(gpu.Bar("full", "float32", full), batch, "cpu", 1) == (None, {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("size", "gf"), [("large", 390.4), ("base", 101.4)])
+def test_counted_operations_are_those_of_the_readme(size: str, gf: float) -> None:
+    assert waterfall.flops_a_pair(size, waterfall.Case(20, 1)) / 1e9 == pytest.approx(gf, abs=0.05)
+
+
+def test_cpu_benchmark_prints_both_waterfalls(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    try:
+        main(Options(size="tiny", pictures=2, repeats=1))
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert printed.count("documentation's loop") == 2
+    assert printed.count("+ bfloat16") == 2

@@ -1,0 +1,96 @@
+"""Pictures on their way to the GPU; its streams and events are fakes that write down what happens."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from model import transfer
+from model.hardware import best_dtype
+from model.transfer import Copy, Pinned, ahead, copier
+
+
+def parts(count: int) -> Iterator[np.ndarray]:
+    for i in range(count):
+        yield np.full((2, 4, 4, 3), i, dtype=np.uint8)
+
+
+class Noting:
+    """Notes each start and each wait."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def start(self, part: np.ndarray) -> Copy:
+        self.log.append(f"start {part.flat[0]}")
+        return Copy(torch.from_numpy(part), None)
+
+    def wait(self, copy: Copy) -> torch.Tensor:
+        self.log.append(f"wait {int(copy.there[0, 0, 0, 0])}")
+        return copy.there
+
+
+def test_two_parts_are_copied_ahead_of_the_one_that_is_computed() -> None:
+    noting = Noting()
+    for there in ahead(parts(4), noting):
+        noting.log.append(f"compute {int(there[0, 0, 0, 0])}")
+    assert noting.log == [
+        "start 0", "start 1", "start 2", "wait 0", "compute 0", "start 3", "wait 1", "compute 1",
+        "wait 2", "compute 2", "wait 3", "compute 3",
+    ]  # fmt: skip
+
+
+def test_parts_for_the_cpu_are_not_copied() -> None:
+    given = list(parts(3))
+    for part, there in zip(given, ahead(given, copier(torch.device("cpu"))), strict=True):
+        assert there.data_ptr() == part.ctypes.data
+
+
+class FakeEvent:
+    log: list[str] = []  # noqa: RUF012  # of one test, which clears it
+    made = 0
+
+    def __init__(self) -> None:
+        self.name = FakeEvent.made = FakeEvent.made + 1
+
+    def synchronize(self) -> None:
+        self.log.append(f"host waits for buffer {self.name}")
+
+    def record(self, stream: object) -> None:
+        self.log.append(f"copy from buffer {self.name}")
+
+
+class FakeStream:
+    def __init__(self, device: object = None) -> None:
+        pass
+
+    def wait_event(self, event: FakeEvent) -> None:
+        event.log.append(f"gpu waits for buffer {event.name}")
+
+
+def test_pinned_buffer_is_filled_again_only_after_its_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeEvent.log, FakeEvent.made = [], 0
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
+    empty = torch.empty
+    monkeypatch.setattr(transfer.torch, "empty", lambda size, dtype, pin_memory: empty(size, dtype=dtype))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking: self.clone())
+
+    found = [int(there[0, 0, 0, 0]) for there in ahead(parts(5), Pinned(torch.device("cpu")))]
+    assert found == list(range(5))
+    waits = [line for line in FakeEvent.log if line.startswith("gpu")]
+    assert waits == [f"gpu waits for buffer {n}" for n in (2, 3, 1, 2, 3)]
+    again = FakeEvent.log.index("host waits for buffer 2", 1)
+    assert FakeEvent.log.index("gpu waits for buffer 2") < again < FakeEvent.log.index("copy from buffer 2", again)
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "dtype"), [(False, False, "float32"), (True, False, "bfloat16"), (False, True, "bfloat16")]
+)
+def test_bfloat16_is_for_a_cpu_that_multiplies_it(amx: bool, avx512: bool, dtype: str) -> None:
+    assert best_dtype("cpu", amx=amx, avx512=avx512) == dtype

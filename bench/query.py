@@ -19,12 +19,13 @@ import numpy as np
 import tyro
 
 from bench.hardware import hardware
-from bench.searching import DEPTH, WANTED, Built, Figure, build_faiss, enough, faiss_search, ours, timed
-from bench.vectors import Maker, make_table
+from bench.searching import DEPTH, WANTED, Cost, Figure, enough, faiss_search, fill, ours, size, timed
+from bench.vectors import WIDTH, Maker, make_table
 from bench.words import answers, text_tower
 from pipeline.database import Database
-from pipeline.indexes.build import latest
+from pipeline.indexes.build import build, latest
 from pipeline.indexes.exact import Best, exact
+from pipeline.indexes.kinds import choose
 from pipeline.indexes.report import Request
 from pipeline.indexes.work import index
 from pipeline.upkeep.compact import merge_fragments
@@ -76,41 +77,45 @@ class Queries:
 
 def lance_figures(database: Database, queries: Queries, options: Options, kind: str) -> Iterator[dict[str, Any]]:
     """Build as the job does, then ask as a person does."""
-    report = index(database, Request(kind=kind, queries=200))
-    print("\n".join(report.lines()), flush=True)
-    built = report.vectors[0]
-    yield {"built": built.kind, "seconds": built.seconds, "megabytes": round(built.bytes / 2**20, 1)}
+    choice = choose(kind, None, options.rows, WIDTH)
+    cost = Cost.of(lambda: build(database, "image_embedding", choice))
+    built = index(database, Request(optimize=True)).vectors[0]  # measures and tunes; there is nothing to fold
+    print("\n".join(built.lines(WANTED)), flush=True)
+    yield cost.told(choice.line, built.bytes / 2**20)
     for what, vectors, truth, where in (
         ("pictures", queries.pictures, queries.of_pictures, ""),
         ("words", queries.words, queries.of_words, ""),
         ("pictures, filter keeps 1%", queries.pictures, queries.filtered, FILTER),
     ):
         yield told(timed(f"{built.kind}, {what}", ours(database, where), vectors, truth, options.repeats))
+        if vectors is queries.pictures and built.tuned is not None:  # and as faiss is asked: just enough
+            ways = [(int(5 * 1.25**step), built.tuned.refine) for step in range(40)]
+            way = next(one for one in ways if enough(ours(database, where, way=one), vectors, truth))
+            named = f"{built.kind}, {what}, nprobes {way[0]}, refine {way[1]}"
+            yield told(timed(named, ours(database, where, way=way), vectors, truth, options.repeats))
 
 
 def faiss_figures(maker: Maker, queries: Queries, options: Options) -> Iterator[dict[str, Any]]:
     """Faiss's IVF-PQ as it is and refined by the whole vectors, and its HNSW, over the same vectors in memory."""
     vectors = np.concatenate([some.astype(np.float32) for some in maker.rows(options.rows)])
-    built = build_faiss("IVF1024,PQ64", vectors, options.cores)
-    yield cost("faiss IVF1024,PQ64", built)
-    for nprobe in (10, 40):
-        built.index.nprobe = nprobe
-        yield asked(f"faiss IVF1024,PQ64, nprobe {nprobe}", built.index, queries, options)
-    refined = faiss.IndexRefineFlat(built.index, faiss.swig_ptr(vectors))
+    flat = faiss.index_factory(WIDTH, "IVF1024,PQ64", faiss.METRIC_INNER_PRODUCT)
+    yield fill(flat, vectors, options.cores).told("faiss IVF1024,PQ64", size(flat))
+    for flat.nprobe in (10, 40):
+        yield asked(f"faiss IVF1024,PQ64, nprobe {flat.nprobe}", flat, queries, options)
+    refined = faiss.IndexRefineFlat(flat, faiss.swig_ptr(vectors))
     refined.k_factor = 20
-    for built.index.nprobe in _LADDER:
+    for flat.nprobe in _LADDER:
         if enough(faiss_search(refined), queries.pictures, queries.of_pictures):
             break
-    way = f"faiss IVF1024,PQ64, nprobe {built.index.nprobe}, refine {refined.k_factor:g}"
+    way = f"faiss IVF1024,PQ64, nprobe {flat.nprobe}, refine {refined.k_factor:g}"
     yield asked(way, refined, queries, options)
     if options.hnsw:
-        del refined, built
-        graph = build_faiss("HNSW32", vectors, options.cores)
-        yield cost("faiss HNSW32", graph)
-        for graph.index.hnsw.efSearch in _LADDER:
-            if enough(faiss_search(graph.index), queries.pictures, queries.of_pictures):
+        graph = faiss.index_factory(WIDTH, "HNSW32", faiss.METRIC_INNER_PRODUCT)
+        yield fill(graph, vectors, options.cores).told("faiss HNSW32", size(graph))
+        for graph.hnsw.efSearch in _LADDER:
+            if enough(faiss_search(graph), queries.pictures, queries.of_pictures):
                 break
-        yield asked(f"faiss HNSW32, efSearch {graph.index.hnsw.efSearch}", graph.index, queries, options)
+        yield asked(f"faiss HNSW32, efSearch {graph.hnsw.efSearch}", graph, queries, options)
 
 
 def asked(way: str, built: faiss.Index, queries: Queries, options: Options) -> dict[str, Any]:
@@ -122,12 +127,6 @@ def told(figure: Figure) -> dict[str, Any]:
     """A figure, printed and kept."""
     print(figure.line, flush=True)
     return asdict(figure)
-
-
-def cost(way: str, built: Built) -> dict[str, Any]:
-    """What an index of faiss cost, printed and kept."""
-    print(f"{way}: built in {built.seconds:.1f} s, {built.megabytes:.0f} MB", flush=True)
-    return {"built": way, "seconds": built.seconds, "megabytes": built.megabytes}
 
 
 def main(options: Options) -> None:

@@ -22,7 +22,7 @@ class Options:
     column: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
     """Vectors to index: image, text or cross, separated by commas or repeated. Default: image."""
     kind: str = "auto"  # auto (by the rows), exact (none), ivf_rq, ivf_sq, ivf_pq, ivf_flat or ivf_hnsw_{sq,pq,flat}.
-    partitions: int | None = None  # Of the index. Default: about the square root of the rows.
+    partitions: int | None = None  # Of the index. Default: about twice the square root of the rows.
     optimize: bool = False  # Fold new rows into the index that is there; a schedule can run it.
     scalars: bool = True  # Also index id, shard, sha256 and the scores, which filters use.
     fulltext: bool = True  # Also index the words of the captions.

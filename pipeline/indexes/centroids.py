@@ -1,8 +1,8 @@
 """k-means: the centres of an index's partitions, and of what it shortens vectors with.
 
 Lance's own goes 50 rounds over 256 vectors a centre, on float16 without the processor's help: for a million vectors
-that takes longer than all the rest of a build. A quarter of the sample, a fifth of the rounds and BLAS find centres
-that serve a search as well (bench/README.md).
+that takes longer than all the rest of a build. A sixth of the sample, a fifth of the rounds and BLAS find centres that
+serve a search as well (bench/README.md).
 """
 
 import lance

@@ -9,6 +9,7 @@ from pipeline.errors import ConfigError, TableError
 EXACT_BELOW = 50_000  # rows: every one is compared in about 20 ms
 LEAST = 256  # rows: with fewer an index has nothing to learn from
 _BY_RAY = 1_000_000  # rows from which a build is worth a cluster
+_MOST = 16_384  # partitions: learning the centres takes their number squared
 _GRAPH = 1_000_000  # rows of one HNSW graph
 KINDS = (
     "auto",
@@ -96,10 +97,10 @@ def _fitting(rows: int, dimension: int) -> tuple[str, str]:
 
 
 def _partitions(kind: str, rows: int) -> int:
-    """The power of two next to the square root; graphs are as large as they may be."""
+    """The power of two next to twice the square root; graphs are as large as they may be."""
     if "hnsw" in kind:
         return max(1, round(rows / _GRAPH))
-    return int(2 ** round(math.log2(math.sqrt(rows))))
+    return min(_MOST, int(2 ** round(math.log2(2 * math.sqrt(rows)))))
 
 
 def _sub_vectors(dimension: int) -> int:

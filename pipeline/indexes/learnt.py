@@ -20,7 +20,7 @@ from pipeline.embed import Vectors
 from pipeline.indexes.centroids import kmeans, nearest_centre, sample, vectors_of
 from pipeline.indexes.kinds import Choice
 
-SAMPLE = 64  # vectors a partition
+SAMPLE = 40  # vectors a partition
 _LARGEST = 4_000_000  # vectors in a sample: 8 GB at 512 wide
 _CODES = 256  # values of one code of product quantisation
 _CODED = 65_536  # vectors that they are learnt from

@@ -1,5 +1,6 @@
 """How an index is to be asked: the fewest partitions and the least refining that find enough."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.index import Tuned
@@ -42,10 +43,16 @@ def widen(ask: Ask, how: Tuned, partitions: int, least: float) -> tuple[Tuned, S
     """
     ways = [(nprobes, how.refine) for nprobes in _probes(partitions, how.nprobes)]
     ways += [(partitions, refine) for refine in _REFINES if refine > how.refine]
+    before = how.nprobes
     for nprobes, refine in ways:
         measured = ask(Tuned(nprobes, refine))
         if recall(measured) >= least + _MARGIN:
+            between = math.isqrt(before * nprobes)  # each partition costs here: the step may have been too long
+            fewer = ask(Tuned(between, refine))
+            if recall(fewer) >= least + _MARGIN:
+                nprobes, measured = between, fewer  # noqa: PLW2901
             break
+        before = nprobes
     return Tuned(how.nprobes, refine, nprobes), measured
 
 

@@ -29,6 +29,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 def embed(packed: Packed, db: Path, *inputs: str) -> dict[str, object]:
     command = [sys.executable, "jobs/embed_laion.py", "--db", str(db), "--keep", "distance", "--json"]
+    command += ["--dtype", "float32"]  # as the stock classes compute
     command += [f"--input={packed.folder}/{name}" for name in inputs]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ class Remote(Lake):
 
     @property
     def database(self) -> Database:
-        return Database("s3://lake/db", "laion")
+        return Database("s3://takedowns/db", "laion")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
         ("AWS_REGION", "us-east-1"),
     ):
         monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="lake")
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="takedowns")
     yield Remote(tmp_path)
     moto.stop()
 

@@ -52,10 +52,10 @@ def found(dataset: lance.LanceDataset, vector: np.ndarray, **options: Any) -> li
     [
         (1, 512, "exact", 0),
         (49_999, 512, "exact", 0),
-        (50_000, 512, "ivf_rq", 256),
-        (1_000_000, 512, "ivf_rq", 1024),
-        (1_000_000_000, 512, "ivf_rq", 32768),
-        (60_000, 12, "ivf_sq", 256),
+        (50_000, 512, "ivf_rq", 512),
+        (1_000_000, 512, "ivf_rq", 2048),
+        (1_000_000_000, 512, "ivf_rq", 16384),
+        (60_000, 12, "ivf_sq", 512),
     ],
 )
 def test_kind_is_chosen_from_the_rows(rows: int, dimension: int, kind: str, partitions: int) -> None:
@@ -191,6 +191,7 @@ def test_tuning_reaches_for_all_partitions_and_takes_what_is_just_enough() -> No
     ("recalls", "how"),
     [
         ({(1, 1): 0.5, (30, 5): 0.97}, Tuned(4, 5, 32)),
+        ({(1, 1): 0.5, (26, 5): 0.97}, Tuned(4, 5, 26)),
         ({(1, 1): 0.5, (64, 5): 0.97}, Tuned(4, 5, 64)),
         ({(1, 1): 0.5, (64, 20): 0.97}, Tuned(4, 20, 64)),
         ({(1, 1): 0.5}, Tuned(4, 50, 64)),

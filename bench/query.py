@@ -80,8 +80,8 @@ def lance_figures(database: Database, queries: Queries, options: Options, kind: 
     choice = choose(kind, None, options.rows, WIDTH)
     cost = Cost.of(lambda: build(database, "image_embedding", choice))
     built = index(database, Request(optimize=True)).vectors[0]  # measures and tunes; there is nothing to fold
-    print("\n".join(built.lines(WANTED)), flush=True)
     yield cost.told(choice.line, built.bytes / 2**20)
+    print("\n".join([f"tuned to {built.tuned}, by its own measuring:", *(f"  {m.line}" for m in built.measured)]))
     for what, vectors, truth, where in (
         ("pictures", queries.pictures, queries.of_pictures, ""),
         ("words", queries.words, queries.of_words, ""),

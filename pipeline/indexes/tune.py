@@ -7,7 +7,7 @@ from pipeline.index import Tuned
 from pipeline.indexes.measure import Measured
 
 _FIRST = 5  # partitions looked into at first
-_REFINES = (2, 5, 10, 20, 50)
+_REFINES = (1, 2, 3, 5, 10, 20, 50)
 _MARGIN = 0.005  # above what is wanted: other queries find a little less than those it was tuned on
 
 Ask = Callable[[Tuned], Sequence[Measured]]

@@ -38,7 +38,11 @@ def matching(database: Database, dataset: lance.LanceDataset, query: Query, dept
     words = MatchQuery(query.words, "caption")
     if any(index["type"] == "Inverted" and "caption" in index["fields"] for index in dataset.list_indices()):
         return distinct(
-            Ranking(SCORE, "descending", lambda size: scan(dataset, query, SCORE, full_text_query=words, limit=size)),
+            Ranking(
+                SCORE,
+                "descending",
+                lambda size: scan(dataset, query, (*KEYS, SCORE), full_text_query=words, limit=size),
+            ),
             dataset,
             query,
             depth,

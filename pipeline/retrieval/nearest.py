@@ -4,7 +4,7 @@ What comes back is small: row ids and scores, the best first. Ties are in the or
 an answer does not depend on how the table is laid out, and one page of it goes on where the other ended.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.schema import EMBEDDING_COLUMNS
 
 DISTANCE, SCORE, RELEVANCE, ROW_ID = "_distance", "_score", "_relevance_score", "_rowid"
 KEYS = ("sha256", "caption_index", "id")
+_TOLD = ("sha256", "id")  # columns that a search by vectors tells at once
 _GROWTH = 4  # of what is fetched, while there are not enough pictures
 _TIES = 10_000  # rows beyond which ties at the end are no longer fetched whole: thousands of captions may be alike
 
@@ -44,14 +45,14 @@ def nearest(dataset: Any, vector: Vectors, query: Query, depth: int, without: st
     column = EMBEDDING_COLUMNS[query.column]
     how = {"column": column, "q": vector, "metric": "cosine", "use_index": not query.exact} | _way(dataset, query)
     # Of the few rows that are compared one by one, only the vectors are read; else Lance would read the whole column.
-    late = {} if how["use_index"] or query.exact else {"late_materialization": [column, *KEYS]}
+    late = {} if how["use_index"] or query.exact else {"late_materialization": [column, *_TOLD]}
 
     def fetch(size: int) -> pa.Table:
-        rows = scan(dataset, query, DISTANCE, nearest={**how, "k": size}, **late)
+        rows = scan(dataset, query, (*_TOLD, DISTANCE), nearest={**how, "k": size}, **late)
         if how.get("nprobes") and rows.num_rows < size:
             # A filter leaves too few in these partitions: without a number, Lance 13 looks into all of them.
-            rows = scan(dataset, query, DISTANCE, nearest={**how, "k": size, "nprobes": None})
-        return rows
+            rows = scan(dataset, query, (*_TOLD, DISTANCE), nearest={**how, "k": size, "nprobes": None})
+        return _numbered(dataset, rows)
 
     return distinct(Ranking(DISTANCE, "ascending", fetch, query.max_distance), dataset, query, depth, without)
 
@@ -65,10 +66,17 @@ def _way(dataset: Any, query: Query) -> dict[str, Any]:
     return said if len(said) == len(told) else {**way(dataset, query.column, query.filter), **said}
 
 
-def scan(dataset: Any, query: Query, score: str, **search: Any) -> pa.Table:
-    """What one search of Lance's gives, of rows that meet the query's filter."""
+def _numbered(dataset: Any, rows: pa.Table) -> pa.Table:
+    """With `caption_index`, read only where a picture came twice: it takes Lance long where a table has one value."""
+    if pc.count_distinct(rows["sha256"]).as_py() == rows.num_rows:
+        return rows.append_column("caption_index", pa.nulls(rows.num_rows, pa.int32()))
+    return rows.append_column("caption_index", rows_at(dataset, rows, ["caption_index"])["caption_index"])
+
+
+def scan(dataset: Any, query: Query, columns: Sequence[str], **search: Any) -> pa.Table:
+    """Some columns of what one search of Lance's gives, of rows that meet the query's filter."""
     condition = {"filter": query.filter, "prefilter": True} if query.filter else {}
-    return dataset.scanner(columns=[*KEYS, score], with_row_id=True, **condition, **search).to_table()
+    return dataset.scanner(columns=list(columns), with_row_id=True, **condition, **search).to_table()
 
 
 def distinct(ranking: Ranking, dataset: Any, query: Query, depth: int, without: str | None = None) -> pa.Table:

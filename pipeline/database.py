@@ -12,7 +12,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from lance import commit as lance_commit
 from lance.fragment import FragmentMetadata, write_fragments
 
 from pipeline.errors import CommitConflictError, TableError
+from pipeline.removal import Removal, touch
 from pipeline.stores.retry import patiently
 from pipeline.stores.storage import redact
 from pipeline.versions import at_version
@@ -61,16 +62,6 @@ def naming(what: str, uri: str) -> Iterator[None]:
 def _first_line(error: BaseException) -> str:
     text = redact(str(error)).strip() or type(error).__name__
     return _PLACE_IN_SOURCE.sub("", text.splitlines()[0])[:300]
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """Rows to remove: those that meet an SQL condition, or some rows of the very version that is committed on."""
-
-    condition: str = ""
-    column: str | None = None  # with it, a fragment is asked only for the values that it holds, which is quicker
-    of_values: Callable[[list[str]], str] | None = None  # a condition for some values of that column
-    row_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +176,7 @@ class Database:
         """
         new = [FragmentMetadata.from_json(f) for f in fragments]
         with naming("commit to", self.path(suffix)):
-            touched = _touched(base, without)
+            touched = touch(base, without)
             operation: lance.LanceOperation.BaseOperation
             if touched is None:
                 operation = lance.LanceOperation.Overwrite(schema if base is None else base.schema, new)
@@ -215,47 +206,3 @@ class Database:
             except TypeError:
                 return {}  # pylance 13 cannot show a compaction of an indexed table; it is none of ours
         return dict(transaction.transaction_properties or {}) if transaction else {}
-
-
-@dataclass(frozen=True, slots=True)
-class _Touched:
-    """Fragments that a commit changes or removes; at least one, so that it conflicts with others like it."""
-
-    updated: list[FragmentMetadata]
-    removed: list[int]
-
-
-def _touched(base: lance.LanceDataset | None, without: Removal | None) -> _Touched | None:
-    """None where there is no fragment to touch."""
-    fragments = {f.fragment_id: f for f in base.get_fragments()} if base is not None else {}
-    if base is None or not fragments:
-        return None
-    touched = _Touched([], [])
-    for number, condition in _conditions(base, without).items() if without else ():
-        left = fragments[number].delete(condition)
-        if left is None:
-            touched.removed.append(number)
-        else:
-            touched.updated.append(left)
-    lowest = min(fragments)
-    if lowest not in {*touched.removed, *(f.id for f in touched.updated)}:
-        touched.updated.append(fragments[lowest].metadata)
-    return touched
-
-
-def _conditions(base: lance.LanceDataset, removal: Removal) -> dict[int, str]:
-    """Fragment -> what is to be removed from it, found by one scan unless the rows are known."""
-    if removal.row_ids:
-        of: dict[int, list[int]] = {}
-        for row_id in removal.row_ids:
-            of.setdefault(row_id >> 32, []).append(row_id)
-        return {number: f"_rowid IN ({', '.join(map(str, some))})" for number, some in sorted(of.items())}
-    columns = [removal.column] if removal.column else []
-    rows = base.to_table(columns=columns, filter=removal.condition, with_row_address=True)
-    holding = [address >> 32 for address in rows["_rowaddr"].to_pylist()]
-    if removal.column is None or removal.of_values is None:
-        return dict.fromkeys(sorted(set(holding)), removal.condition)
-    values: dict[int, set[str]] = {}
-    for number, value in zip(holding, rows[removal.column].to_pylist(), strict=True):
-        values.setdefault(number, set()).add(value)
-    return {number: removal.of_values(sorted(some)) for number, some in sorted(values.items())}

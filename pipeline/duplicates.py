@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.database import Database, Removal, naming
+from pipeline.database import Database, naming
 from pipeline.errors import ConfigError, TableError
 from pipeline.indexes.centroids import vectors_of
+from pipeline.removal import Removal
 from pipeline.runs import record_work
 from pipeline.schema import DUPLICATES, EMBEDDING_COLUMNS
 from pipeline.stores.retry import patiently

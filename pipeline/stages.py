@@ -38,7 +38,7 @@ class EmbedActor:
             _try_out(self._embedder, model.make_preparer())
         except DeviceLostError as error:
             line.gone(error)
-        except Exception as error:
+        except Exception as error:  # whatever a checkpoint or a device raises: the node is named
             raise ClusterError(f"the model cannot be used on node {here()}: {error}") from error
         line.started()
 

@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from pipeline.config import Contract
 from pipeline.contract import Layout, contract_of, require_columns, require_contract
-from pipeline.database import Database, Removal, naming
+from pipeline.database import Database, naming
 from pipeline.errors import CommitConflictError, TableError
 from pipeline.records import SLICES_PROPERTY, SliceRecord, carried
+from pipeline.removal import Removal
 from pipeline.stores.retry import patiently
 
 

@@ -14,8 +14,9 @@ import lance
 import pyarrow as pa
 
 from pipeline.barred import COLUMNS, Takedowns, takedowns_of
-from pipeline.database import Database, Removal
+from pipeline.database import Database
 from pipeline.errors import TableError
+from pipeline.removal import Removal
 from pipeline.schema import TAKEDOWNS
 from pipeline.stores.retry import patiently
 

@@ -75,7 +75,7 @@ def survey(statement: str, tables: Tables, limits: Limits) -> Survey:
     _register(context, placed)
     try:
         frame = context.sql_with_options(statement, READ_ONLY)
-    except Exception:
+    except Exception:  # DataFusion raises the bare base class; raised again, or as ours
         if refused:
             raise refused[0] from None  # DataFusion has put it into words of its own
         raise

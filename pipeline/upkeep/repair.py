@@ -13,9 +13,10 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.database import Database, Removal
+from pipeline.database import Database
 from pipeline.errors import CommitConflictError
 from pipeline.records import COLUMNS, properties
+from pipeline.removal import Removal
 from pipeline.schema import SHARDS, SOURCE
 from pipeline.stores.retry import patiently
 from pipeline.upkeep.accounts import COUNTED_ANEW, Accounts, counted_anew, read_accounts, record_of, redeclared

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.barred import COLUMNS, Takedowns, takedowns_of
-from pipeline.database import Database, Removal, naming
+from pipeline.database import Database, naming
 from pipeline.errors import TableError
 from pipeline.ledger import Ledger
 from pipeline.records import properties
+from pipeline.removal import Removal
 from pipeline.retrieval.where import check_where
 from pipeline.stores.retry import patiently
 from pipeline.table import Rows, latest

@@ -1,7 +1,6 @@
 """What a search found: an Arrow table with a face for notebooks, and the way to its pictures."""
 
 import html
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.database import Database
 from pipeline.errors import FetchError
+from pipeline.exports.flat import plain_rows
 from pipeline.fetch import Answer, Row, fetch_images
 from pipeline.plain import plain
 from pipeline.retrieval.nearest import DISTANCE, RELEVANCE, SCORE
@@ -89,8 +89,12 @@ class Hits:
 
     def to_json(self) -> dict[str, Any]:
         """As one object for machines, the best hit first; numbers that JSON does not know are null."""
-        hits = [{name: _jsonable(value) for name, value in row.items()} for row in self.to_list()]
-        return {"query": self.title, "detail": self.detail, "notes": list(self.notes), "hits": hits}
+        return {
+            "query": self.title,
+            "detail": self.detail,
+            "notes": list(self.notes),
+            "hits": plain_rows(self.table),
+        }
 
     def images(self) -> list[Answer]:
         """The pictures' bytes, fetched in place and checked; a FetchError stands where one cannot be had."""
@@ -128,10 +132,6 @@ class Hits:
 
 def _score(name: str, value: float | None) -> float | None:
     return 1 - value if name == DISTANCE and value is not None else value
-
-
-def _jsonable(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value: object) -> str:

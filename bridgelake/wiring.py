@@ -86,6 +86,11 @@ class Embedder:
 
     encoder: "Encoder"
 
+    @property
+    def dtype(self) -> str:
+        """As the tower's backbone computes."""
+        return str(self.encoder.tower.compute_dtype).removeprefix("torch.")
+
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
         """As `Encoder.embed`."""
         return _telling(self.encoder.embed, pixels, token_ids, image_of)

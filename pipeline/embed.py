@@ -63,6 +63,11 @@ class DeviceLostError(ClusterError):
 class Embedder(Protocol):
     """The model in an actor. A GPU that does not answer any more is a DeviceLostError."""
 
+    @property
+    def dtype(self) -> str:
+        """What it computes in; where "auto" was asked for, that is known here alone."""
+        ...
+
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
         """Embed P pairs of N pictures.
 
@@ -158,7 +163,8 @@ def _call(samples: pa.Table, embedder: Embedder, stored: Stored) -> list[pa.Tabl
     began = time.perf_counter()
     arrays, problems = _embedded(embedder, pixels, token_ids, image_of, stored.dimension)
     seconds = time.perf_counter() - began
-    record = pa.table({"kind": [str(Kind.CALL)], "pairs": [len(image_of)], "seconds": [seconds]})
+    told = {"kind": str(Kind.CALL), "pairs": len(image_of), "seconds": seconds, "detail": embedder.dtype}
+    record = pa.table({name: [value] for name, value in told.items()})
     columns = [name for name in samples.column_names if name in stored.schema.names]  # not the pixels
     of_image = samples.select(columns).take(pa.array(image_of))
     return [_pairs(of_image, captions, arrays, problems, stored), _conform(record, stored.schema)]

@@ -7,7 +7,7 @@ The driver holds references and counts, never rows.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import ray
 from ray.data import Dataset
@@ -45,6 +45,7 @@ class Busy:
     write: float = 0.0
     calls: int = 0
     pairs: int = 0
+    dtypes: set[str] = field(default_factory=set)
 
 
 class Follow:
@@ -151,6 +152,7 @@ class Follow:
         self.busy.infer += calls.seconds
         self.busy.calls += calls.calls
         self.busy.pairs += calls.pairs
+        self.busy.dtypes |= calls.dtypes
         for part in parts:
             self._losses.add(part)
             if part.end and part.attempt not in self._ends:

@@ -50,6 +50,7 @@ class Calls:
     calls: int
     pairs: int
     seconds: float
+    dtypes: frozenset[str]  # that they computed in
 
 
 def inspect_block(block: pa.Table) -> tuple[list[Part], Calls]:
@@ -60,7 +61,7 @@ def inspect_block(block: pa.Table) -> tuple[list[Part], Calls]:
     rows = rows.filter(pc.not_equal(kinds, Kind.CALL))
     parts = [_part(attempt.as_py(), rows) for attempt in pc.unique(rows["attempt"])]
     pairs, seconds = pc.sum(calls["pairs"]).as_py() or 0, pc.sum(calls["seconds"]).as_py() or 0.0
-    return parts, Calls(calls.num_rows, pairs, seconds)
+    return parts, Calls(calls.num_rows, pairs, seconds, frozenset(calls["detail"].to_pylist()))
 
 
 def _part(attempt: str, rows: pa.Table) -> Part:

@@ -201,8 +201,11 @@ class Run:
 
     def _note(self, place: Place, summary: Summary) -> None:
         """Write the run record; where the run has failed already, its own error is worth more than this one's."""
+        on = self._on
+        if on and self._follow and (dtypes := self._follow.busy.dtypes):
+            on = replace(on, dtype=" and ".join(sorted(dtypes)))  # as each node knew it of its CPU
         try:
-            record_run(place.database, self.config, self._started, self._on, summary)
+            record_run(place.database, self.config, self._started, on, summary)
         except TableError as error:
             if summary.outcome in ("done", "incomplete"):
                 raise

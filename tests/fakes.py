@@ -46,6 +46,8 @@ class FakePreparer:
 class FakeEmbedder:
     """Remembers how many pictures each call had."""
 
+    dtype = "float32"
+
     def __init__(
         self, device: str = "cpu", dtype: str = "float32", batch_size: int = 64, gpu_share: float = 1.0
     ) -> None:

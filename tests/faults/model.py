@@ -50,6 +50,8 @@ def _token(word: str) -> int:
 
 
 class SmallEmbedder:
+    dtype = "float32"
+
     def __init__(
         self, device: str = "cpu", dtype: str = "float32", batch_size: int = 64, gpu_share: float = 1.0
     ) -> None:

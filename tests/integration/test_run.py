@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from bridgelake import Lake
+from model.hardware import best_dtype
 from pipeline import stages
 from pipeline.config import EmbedConfig, Keep, ReadConfig, RunConfig, WriteConfig
 from pipeline.errors import ContractError, InputError
@@ -88,7 +89,10 @@ def test_run_counts_add_up_and_a_second_run_does_only_what_is_left(
     third = run(tmp_path, checkpoint, shards)
     assert (third.skipped, third.committed, third.rows, third.outcome) == (3, 0, 0, "done")
     assert table(tmp_path)["id"].nunique() == len(table(tmp_path)) == 31
-    assert list(table(tmp_path, "laion_runs")["outcome"]) == ["incomplete", "done"]
+    runs = table(tmp_path, "laion_runs")
+    assert list(runs["outcome"]) == ["incomplete", "done"]
+    # What was computed in, not "auto": verify goes by it.
+    assert json.loads(runs["compute"][0])["dtype"] == best_dtype("cpu")
 
 
 def test_run_ids_are_the_same_whatever_the_order_of_the_inputs(tmp_path: Path, shards: Path, checkpoint: Path) -> None:

@@ -1,15 +1,15 @@
 #!/usr/bin/env python
 """Embed image-caption shards into a LanceDB table."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import Annotated
 
 from tyro.conf import UseAppendAction, arg
 
 from bridgelake import DEFAULT_MODEL, Lake
-from jobs.options import listed
+from jobs.options import ComputeOptions, listed
 from jobs.outcome import finish, report
-from pipeline.config import EmbedConfig, FaultConfig, Keep, ReadConfig, RunConfig, WriteConfig
+from pipeline.config import FaultConfig, Keep, ReadConfig, RunConfig, WriteConfig
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,7 @@ class Options:
     """Remove the rows of shards that are no longer there."""
     stall_seconds: float = 900.0
     """End the run when no stage makes progress for so long."""
-    batch_size: int | Literal["auto"] = 64
-    """Pictures in one model call; auto finds the fastest."""
-    device: str = "auto"
-    """Where torch computes: auto asks the cluster, gpu, or cpu."""
-    dtype: str = "auto"
-    """auto, float32 or bfloat16."""
-    num_gpus: float | None = None
-    """Share of a GPU that Ray reserves for each actor."""
-    actors: int | None = None
-    """At most this many embedding actors. Default: as many as fit."""
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
     json: bool = False
     """Print one machine-readable object on standard output."""
 
@@ -72,7 +63,6 @@ def main(options: Options) -> int:
     read = ReadConfig(options.input, options.image_key, listed(options.caption_key), keep, options.max_pixels)
     vectors = listed(options.vectors)
     write = WriteConfig(options.db, options.table, options.dataset, options.source_root, vectors, options.storage)
-    embed = EmbedConfig(options.batch_size, options.device, options.dtype, options.num_gpus, options.actors)
     faults = FaultConfig(
         options.max_reject_rate,
         options.allow_failed_shards,
@@ -81,7 +71,7 @@ def main(options: Options) -> int:
         options.stall_seconds,
     )
     lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
-    return report(lake.run(RunConfig(read, write, embed, faults)), options.json)
+    return report(lake.run(RunConfig(read, write, options.compute.config, faults)), options.json)
 
 
 if __name__ == "__main__":

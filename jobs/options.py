@@ -5,12 +5,29 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from pipeline.config import EmbedConfig
 from pipeline.errors import ConfigError
 
 
 def listed(text: str) -> tuple[str, ...]:
     """The parts of an option with commas in it."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """How the model is run."""
+
+    batch_size: int | Literal["auto"] = 64  # Pictures in one model call; auto finds the fastest.
+    device: str = "auto"  # Where torch computes: auto asks the cluster, gpu, or cpu.
+    dtype: str = "auto"  # auto, float32 or bfloat16.
+    num_gpus: float | None = None  # Share of a GPU that Ray reserves for each actor.
+    actors: int | None = None  # At most this many embedding actors. Default: as many as fit.
+
+    @property
+    def config(self) -> EmbedConfig:
+        """As a run takes them."""
+        return EmbedConfig(self.batch_size, self.device, self.dtype, self.num_gpus, self.actors)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,12 @@
 #!/usr/bin/env python
 """Try rejected pairs again, where they stand in their shards; those that succeed become rows, exactly once."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 from bridgelake import DEFAULT_MODEL, Lake
-from jobs.options import listed
+from jobs.options import ComputeOptions, listed
 from jobs.outcome import finish, report
-from pipeline.config import EmbedConfig, WriteConfig
+from pipeline.config import WriteConfig
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,7 @@ class Options:
     """Where the shards are now, if they moved."""
     max_pixels: int = 100_000_000
     """Pictures with more pixels are rejected from their header alone."""
-    batch_size: int | Literal["auto"] = 64
-    """Pictures in one model call; auto finds the fastest."""
-    device: str = "auto"
-    """Where torch computes: auto asks the cluster, gpu, or cpu."""
-    dtype: str = "auto"
-    """auto, float32 or bfloat16."""
-    num_gpus: float | None = None
-    """Share of a GPU that Ray reserves for each actor."""
-    actors: int | None = None
-    """At most this many embedding actors. Default: as many as fit."""
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
     json: bool = False
     """Print one machine-readable object on standard output."""
 
@@ -47,9 +37,9 @@ class Options:
 def main(options: Options) -> int:
     """Run it; 1 if a shard could not be read again."""
     write = WriteConfig(options.db, options.table, options.dataset, options.source_root)
-    embed = EmbedConfig(options.batch_size, options.device, options.dtype, options.num_gpus, options.actors)
     lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
-    summary = lake.replay_rejects(write, embed, reasons=listed(options.reason), max_pixels=options.max_pixels)
+    reasons, embed = listed(options.reason), options.compute.config
+    summary = lake.replay_rejects(write, embed, reasons=reasons, max_pixels=options.max_pixels)
     return report(summary, options.json)
 
 

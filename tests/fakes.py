@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.config import Contract
 from pipeline.embed import Model, Pixels, Vectors
+from pipeline.watch.progress import Counts
 
 DIMENSION = 4
 SIDE = 2
@@ -70,3 +71,19 @@ class FakeEmbedder:
 
 def fake_model(contract: Contract = CONTRACT) -> Model:
     return Model(contract, FakePreparer, FakeEmbedder)
+
+
+class Quiet:
+    """An observer that remembers the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def update(self, counts: Counts) -> None:
+        assert 0 <= counts.shards <= counts.of_shards
+
+    def close(self) -> None:
+        pass

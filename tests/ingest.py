@@ -123,3 +123,13 @@ class Lake:
         end = rows.filter(pa.compute.equal(rows["kind"], Kind.END)).to_pylist()[0]
         rows = rows.filter(pa.compute.not_equal(rows["kind"], Kind.CALL))
         return rows, End(end["pairs"], end["detail"], 0.5, end["fingerprint"])
+
+
+def two_runs(folder: Path) -> Lake:
+    """Three shards by two runs: 5 rows and 2 rejects each."""
+    lake = Lake(folder)
+    for i in range(3):
+        lake.write(f"{i}.tar", 10 * i, 5, 2)
+    lake.run("0.tar", "1.tar")
+    lake.run("2.tar")
+    return lake

@@ -30,8 +30,6 @@ class Folder:
     def file(self, name: str) -> Iterator[BinaryIO]:
         """A file to write; `name` may have folders in it."""
         path = f"{self.path}/{name}"
-        if isinstance(self.store, LocalFileSystem):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
         with _whole(self.store, path) as file:
             yield file
         self.written.append(path)
@@ -50,8 +48,6 @@ def whole_file(uri: str) -> Iterator[BinaryIO]:
         store.invalidate_cache()
         if call(store.exists, path):
             raise ConfigError(f"--output {redact(uri)} is there already: name another file, or remove it first")
-        if isinstance(store, LocalFileSystem):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
         with _whole(store, path) as file:
             yield file
 
@@ -125,6 +121,7 @@ def _renamed(path: Path) -> Iterator[Path]:
 def _whole(store: AbstractFileSystem, path: str) -> Iterator[BinaryIO]:
     if isinstance(store, LocalFileSystem):
         partial = Path(path + _PARTIAL)
+        partial.parent.mkdir(parents=True, exist_ok=True)
         try:
             local = partial.open("xb")
         except FileExistsError:

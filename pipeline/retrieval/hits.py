@@ -4,7 +4,7 @@ import html
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,9 +15,7 @@ from pipeline.fetch import Answer, Row, fetch_images
 from pipeline.plain import plain
 from pipeline.retrieval.nearest import DISTANCE, RELEVANCE, SCORE
 from pipeline.roots import source_roots
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pipeline.tabular import Tabular
 
 ITM_QUERY, FETCH_ERROR = "itm_query", "fetch_error"
 SCORES = (DISTANCE, SCORE, RELEVANCE, ITM_QUERY, FETCH_ERROR)  # what a search adds to the table's columns
@@ -54,7 +52,7 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Hits:
+class Hits(Tabular):
     """Hits, the best first: the columns of `<table>` but its vectors, or those selected, and how well they fit.
 
     `_distance` (cosine) of a search by vector, `_score` (BM25) of one by full text, both and `_relevance_score` of a
@@ -69,23 +67,6 @@ class Hits:
     notes: tuple[str, ...] = ()  # what the user should know of the answer
     asked: bytes = field(default=b"")  # the picture that was asked with
     whole: pa.Table | None = None  # what shows and fetches the hits, where `table` has selected columns
-
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
-
-    def to_arrow(self) -> pa.Table:
-        """As an Arrow table."""
-        return self.table
-
-    def to_pandas(self) -> "pd.DataFrame":
-        """As a pandas DataFrame."""
-        frame: pd.DataFrame = self.table.to_pandas()
-        return frame
-
-    def to_list(self) -> list[dict[str, Any]]:
-        """As one dict a hit."""
-        rows: list[dict[str, Any]] = self.table.to_pylist()
-        return rows
 
     def to_json(self) -> dict[str, Any]:
         """As one object for machines, the best hit first; numbers that JSON does not know are null."""

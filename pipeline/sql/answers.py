@@ -3,42 +3,23 @@
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.exports.flat import plain_rows
 from pipeline.sql.limits import Limits
-
-if TYPE_CHECKING:
-    import pandas as pd
+from pipeline.tabular import Tabular
 
 _SHOWN = 100  # rows in a notebook
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Answer:
+class Answer(Tabular):
     """All rows of an answer."""
 
     table: pa.Table
     notes: tuple[str, ...] = ()  # what the user should know of them
-
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
-
-    def to_arrow(self) -> pa.Table:
-        """As an Arrow table."""
-        return self.table
-
-    def to_pandas(self) -> "pd.DataFrame":
-        """As a pandas DataFrame."""
-        frame: pd.DataFrame = self.table.to_pandas()
-        return frame
-
-    def to_list(self) -> list[dict[str, Any]]:
-        """As one dict a row."""
-        rows: list[dict[str, Any]] = self.table.to_pylist()
-        return rows
 
     def to_json(self) -> dict[str, Any]:
         """As one object for machines; numbers that JSON does not know are null."""

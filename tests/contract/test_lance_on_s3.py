@@ -8,21 +8,12 @@ import lance
 import pyarrow as pa
 import pytest
 from lance.fragment import FragmentMetadata, write_fragments
-from moto.server import ThreadedMotoServer
 
 from pipeline.stores.retry import may_pass
 from tests.faults.proxy import Faults, Proxy
 
 SCHEMA = pa.schema([pa.field("id", pa.int64())])
 PATH = "s3://lake/t.lance"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    yield f"http://127.0.0.1:{moto.get_host_and_port()[1]}"
-    moto.stop()
 
 
 class Table:
@@ -56,10 +47,10 @@ class Table:
 
 
 @pytest.fixture
-def table(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
-    with Proxy(server, seed=1) as proxy:
+def table(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
+    with Proxy(s3_server, seed=1) as proxy:
         access = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
-        bucket = boto3.resource("s3", endpoint_url=server, **access).create_bucket(Bucket="lake")
+        bucket = boto3.resource("s3", endpoint_url=s3_server, **access).create_bucket(Bucket="lake")
         table = Table(proxy)
         table.commit(None, table.write(0))
         yield table

@@ -6,10 +6,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import botocore.session
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipeline.errors import PreflightError
 from pipeline.stores.probe import Probe, require_atomic_writes
@@ -71,51 +70,36 @@ def test_job_refuses_a_store_without_conditional_writes_and_leaves_nothing_there
     assert [path for path in rclone.rglob("*") if path.is_file()] == []
 
 
-@pytest.fixture
-def moto(access: pytest.MonkeyPatch) -> Iterator[object]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    access.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    client = botocore.session.get_session().create_client("s3")
-    client.create_bucket(Bucket="probed")
-    yield client
-    for item in client.list_objects_v2(Bucket="probed").get("Contents", ()):
-        client.delete_object(Bucket="probed", Key=item["Key"])
-    client.delete_bucket(Bucket="probed")  # moto keeps buckets after its server stops
-    server.stop()
+def objects(bucket: Any) -> list[str]:
+    return [one.key for one in bucket.objects.all()]
 
 
-def objects(client: object) -> list[str]:
-    return [item["Key"] for item in client.list_objects_v2(Bucket="probed").get("Contents", ())]  # type: ignore[attr-defined]
+def test_probe_takes_a_store_with_conditional_writes_and_leaves_nothing_there(bucket: Any) -> None:
+    require_atomic_writes(f"s3://{bucket.name}/lake")
+    assert objects(bucket) == []
 
 
-def test_probe_takes_a_store_with_conditional_writes_and_leaves_nothing_there(moto: object) -> None:
-    require_atomic_writes("s3://probed/lake")
-    assert objects(moto) == []
-
-
-def test_probe_is_seen_under_the_databases_own_folder(moto: object) -> None:
-    probe = Probe("s3://probed/lake")
+def test_probe_is_seen_under_the_databases_own_folder(bucket: Any) -> None:
+    probe = Probe(f"s3://{bucket.name}/lake")
     with probe.removing("driver"):
         probe.create("driver")
-        assert objects(moto) == [f"lake/{probe.stem}-driver"]
-        assert Probe("s3://probed/lake", probe.stem).sees("driver")
-        assert not Probe("s3://probed/another", probe.stem).sees("driver")
-    assert objects(moto) == []
+        assert objects(bucket) == [f"lake/{probe.stem}-driver"]
+        assert Probe(f"s3://{bucket.name}/lake", probe.stem).sees("driver")
+        assert not Probe(f"s3://{bucket.name}/another", probe.stem).sees("driver")
+    assert objects(bucket) == []
 
 
-def test_probe_finds_the_credentials_of_a_profile(moto: object, access: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_probe_finds_the_credentials_of_a_profile(bucket: Any, access: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As Lance does; not only those in the environment."""
     (tmp_path / "credentials").write_text(f"[mine]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n")
     access.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     access.setenv("AWS_PROFILE", "mine")
     access.delenv("AWS_ACCESS_KEY_ID")
     access.delenv("AWS_SECRET_ACCESS_KEY")
-    require_atomic_writes("s3://probed/lake")
+    require_atomic_writes(f"s3://{bucket.name}/lake")
 
 
-def test_probe_names_a_bucket_that_is_not_there(moto: object) -> None:
+def test_probe_names_a_bucket_that_is_not_there(bucket: Any) -> None:
     with pytest.raises(PreflightError) as told:
         require_atomic_writes("s3://nosuchbucket/lake")
     assert str(told.value) == (

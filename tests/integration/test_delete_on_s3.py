@@ -1,11 +1,10 @@
 """Takedowns and their purge on S3, beside a job that has fragments on their way."""
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 import pipeline.committer
 from pipeline.database import Database
@@ -16,29 +15,20 @@ from pipeline.upkeep.verify import verify
 from tests.ingest import Lake
 
 
+@dataclass
 class Remote(Lake):
     """Shards in a folder, the table in a bucket."""
 
+    bucket: str = ""
+
     @property
     def database(self) -> Database:
-        return Database("s3://takedowns/db", "laion")
+        return Database(f"s3://{self.bucket}/db", "laion")
 
 
 @pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    endpoint = f"http://127.0.0.1:{moto.get_host_and_port()[1]}"
-    for name, value in (
-        ("AWS_ENDPOINT_URL", endpoint),
-        ("AWS_ACCESS_KEY_ID", "k"),
-        ("AWS_SECRET_ACCESS_KEY", "s"),
-        ("AWS_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="takedowns")
-    yield Remote(tmp_path)
-    moto.stop()
+def lake(bucket: Any, tmp_path: Path) -> Remote:
+    return Remote(tmp_path, bucket=bucket.name)
 
 
 def test_takedown_and_purge_on_s3_beside_a_job(lake: Remote, monkeypatch: pytest.MonkeyPatch) -> None:

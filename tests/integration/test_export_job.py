@@ -3,15 +3,11 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
-import fsspec
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 
 from bridgelake import Lake
 from pipeline.config import ReadConfig
@@ -58,36 +54,19 @@ def test_job_ends_with_1_when_a_picture_is_missing(lake: FakeLake, tmp_path: Pat
     assert len((tmp_path / "out" / "_missing.jsonl").read_text().splitlines()) == 10
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
-    for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "verysecret"), ("DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    bucket = boto3.resource("s3", endpoint_url=url).create_bucket(Bucket="exports")
-    yield bucket
-    bucket.objects.delete()
-    bucket.delete()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    server.stop()
-
-
 def test_exports_onto_s3_are_whole(lake: FakeLake, bucket: Any) -> None:
     there = Lake(lake.database.uri)
-    done = there.export("s3://exports/new", format="webdataset", shard_size=8)
+    done = there.export(f"s3://{bucket.name}/new", format="webdataset", shard_size=8)
     names = [one.key for one in bucket.objects.all()]
     assert names == ["new/00000.tar", "new/00001.tar", "new/00002.tar", "new/00003.tar", "new/_export.json"]
-    listing = list_shards(["s3://exports/new"], None)
-    config = ReadConfig(("s3://exports/new",), caption_keys=("captions",))
+    listing = list_shards([f"s3://{bucket.name}/new"], None)
+    config = ReadConfig((f"s3://{bucket.name}/new",), caption_keys=("captions",))
     found = [one for shard in listing.shards for part in cut(shard, 2**30) for one in read_slice(part, config)]
     assert (len(found), sum(len(one.captions) for one in found)) == (done.pictures, done.rows) == (30, 40)
-    there.export("s3://exports/rows.parquet", vectors=True)
-    assert len(pd.read_parquet("s3://exports/rows.parquet")) == 40
-    with pytest.raises(BridgelakeError, match="s3://exports/new is not an empty folder"):
-        there.export("s3://exports/new", format="clip-retrieval")
+    there.export(f"s3://{bucket.name}/rows.parquet", vectors=True)
+    assert len(pd.read_parquet(f"s3://{bucket.name}/rows.parquet")) == 40
+    with pytest.raises(BridgelakeError, match=f"s3://{bucket.name}/new is not an empty folder"):
+        there.export(f"s3://{bucket.name}/new", format="clip-retrieval")
 
 
 def test_nothing_is_left_on_s3_of_an_export_that_fails(
@@ -103,8 +82,8 @@ def test_nothing_is_left_on_s3_of_an_export_that_fails(
 
     monkeypatch.setattr(tars, "_PICTURES", 5)
     monkeypatch.setattr(tars, "fetch_by_dataset", failing)
-    with pytest.raises(BridgelakeError, match="s3://exports/new cannot be written: OSError: the wire was cut"):
-        Lake(lake.database.uri).export("s3://exports/new", format="webdataset", shard_size=4)
+    with pytest.raises(BridgelakeError, match=f"s3://{bucket.name}/new cannot be written: OSError: the wire was cut"):
+        Lake(lake.database.uri).export(f"s3://{bucket.name}/new", format="webdataset", shard_size=4)
     assert [one.key for one in bucket.objects.all()] == []
     assert list(bucket.multipart_uploads.all()) == []
 

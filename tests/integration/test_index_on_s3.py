@@ -1,13 +1,11 @@
 """Indexes of a table on S3, with nothing but AWS's standard environment variables."""
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import boto3
 import lance
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipeline.database import Database, storage_options
 from pipeline.indexes.build import described, latest
@@ -19,20 +17,8 @@ from tests.vectors import VectorLake
 
 
 @pytest.fixture
-def database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    endpoint = f"http://127.0.0.1:{moto.get_host_and_port()[1]}"
-    for name, value in (
-        ("AWS_ENDPOINT_URL", endpoint),
-        ("AWS_ACCESS_KEY_ID", "k"),
-        ("AWS_SECRET_ACCESS_KEY", "s"),
-        ("AWS_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="indexes")
-    yield Database("s3://indexes/db", "laion")
-    moto.stop()
+def database(bucket: Any) -> Database:
+    return Database(f"s3://{bucket.name}/db", "laion")
 
 
 def test_indexes_on_s3_are_built_and_folded(database: Database, tmp_path: Path) -> None:

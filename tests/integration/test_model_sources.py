@@ -9,11 +9,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import boto3
 import pytest
 from filelock import FileLock
-from moto.server import ThreadedMotoServer
 
 from model.spec import hash_weights
 from tests.checkpoints import config, rewrite, write
@@ -206,33 +205,20 @@ def test_url_fetch_that_was_killed_leaves_nothing_that_is_trusted(checkpoint: Pa
     assert not part.exists()
 
 
-@pytest.fixture
-def s3() -> Iterator[dict[str, str]]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "testing",
-           "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
-    server.stop()
-
-
-def test_s3_url_is_fetched_once_and_a_change_is_refused(s3: dict[str, str], checkpoint: Path, tmp_path: Path) -> None:
-    client = boto3.client(
-        "s3", endpoint_url=s3["AWS_ENDPOINT_URL"], aws_access_key_id="testing", aws_secret_access_key="testing",
-        region_name="us-east-1",
-    )  # fmt: skip
-    client.create_bucket(Bucket="models")
+def test_s3_url_is_fetched_once_and_a_change_is_refused(
+    bucket: Any, s3_access: dict[str, str], checkpoint: Path, tmp_path: Path
+) -> None:
     for path in checkpoint.iterdir():
-        client.upload_file(str(path), "models", f"tower/{path.name}")
-    first = finish(start(tmp_path, "s3://models/tower", "", "fetch", **s3))
+        bucket.upload_file(str(path), f"tower/{path.name}")
+    first = finish(start(tmp_path, f"s3://{bucket.name}/tower", "", "fetch", **s3_access))
     assert first["weights"] == hash_weights(checkpoint)
-    assert finish(start(tmp_path, "s3://models/tower", "", "fetch", **s3)) == first
+    assert finish(start(tmp_path, f"s3://{bucket.name}/tower", "", "fetch", **s3_access)) == first
 
-    client.put_object(Bucket="models", Key="tower/model.safetensors", Body=b"other")
-    second = finish(start(tmp_path, "s3://models/tower", "", "fetch", **s3))
+    bucket.put_object(Key="tower/model.safetensors", Body=b"other")
+    second = finish(start(tmp_path, f"s3://{bucket.name}/tower", "", "fetch", **s3_access))
     assert second["weights"] != first["weights"]
     assert second["folder"] != first["folder"]  # the cached copy is of what was there then
 
-    line = refused(start(tmp_path, "s3://models/nothing", "", "fetch", **s3))
-    assert "s3://models/nothing" in line
-    assert s3["AWS_SECRET_ACCESS_KEY"] not in line
+    line = refused(start(tmp_path, f"s3://{bucket.name}/nothing", "", "fetch", **s3_access))
+    assert f"s3://{bucket.name}/nothing" in line
+    assert s3_access["AWS_SECRET_ACCESS_KEY"] not in line

@@ -15,27 +15,11 @@ from pipeline import stages
 from pipeline.config import EmbedConfig, Keep, ReadConfig, RunConfig, WriteConfig
 from pipeline.errors import ContractError, InputError
 from pipeline.summary import Summary
-from pipeline.watch.progress import Counts
 from tests import checkpoints
+from tests.fakes import Quiet
 from tests.shards import members, picture, tar_bytes, write_parquet, write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-class Quiet:
-    """An observer that remembers the lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def update(self, counts: Counts) -> None:
-        assert 0 <= counts.shards <= counts.of_shards
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture(scope="session")

@@ -15,27 +15,13 @@ from pipeline.embed import Model
 from pipeline.errors import ClusterError, RejectRateError, StalledError
 from pipeline.run import Run
 from pipeline.summary import Summary
-from pipeline.watch.progress import Counts
 from pipeline.watch.watchdog import watching
 from tests.blocks import STORED
 from tests.broken import Plan, breaking_model, noted
+from tests.fakes import Quiet
 from tests.shards import members, whole, write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-class Quiet:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def update(self, counts: Counts) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 import boto3
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipeline.config import ReadConfig
 from pipeline.errors import InputError, ShardError
@@ -27,16 +26,8 @@ CONFIG = ReadConfig(("x",))
 COUNT = 150
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    yield f"http://127.0.0.1:{moto.get_host_and_port()[1]}"
-    moto.stop()
-
-
 @pytest.fixture
-def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def proxy(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """In front of an S3 server with an empty bucket "lake"; small blocks, so that a shard is many requests."""
     monkeypatch.setattr(ranged, "BLOCK", 2**14)
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.02)
@@ -46,17 +37,17 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         monkeypatch.setenv(f"AWS_{name}", value)
     stores = fsspec.get_filesystem_class("s3")
     stores.clear_instance_cache()
-    with Proxy(server, seed=1) as proxy:
+    with Proxy(s3_server, seed=1) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        bucket = boto3.resource("s3", endpoint_url=server).create_bucket(Bucket="lake")
+        bucket = boto3.resource("s3", endpoint_url=s3_server).create_bucket(Bucket="lake")
         yield proxy
         bucket.objects.delete()
         bucket.delete()
         stores.clear_instance_cache()
 
 
-def put(server: str, key: str, data: bytes) -> None:
-    boto3.client("s3", endpoint_url=server).put_object(Bucket="lake", Key=key, Body=data)
+def put(s3_server: str, key: str, data: bytes) -> None:
+    boto3.client("s3", endpoint_url=s3_server).put_object(Bucket="lake", Key=key, Body=data)
 
 
 def columns() -> dict[str, list[object]]:
@@ -70,8 +61,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def on_s3(server: str, local: Path) -> Slice:
-    put(server, local.name, local.read_bytes())
+def on_s3(s3_server: str, local: Path) -> Slice:
+    put(s3_server, local.name, local.read_bytes())
     return Slice(Shard(f"s3://lake/{local.name}", local.name, local.stat().st_size, ""), 0, 1, None)
 
 
@@ -90,10 +81,10 @@ def down_for(proxy: Proxy, calls: int) -> None:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_shard_is_read_whole_through_errors_cut_bodies_and_delays(
-    proxy: Proxy, server: str, tmp_path: Path, name: str
+    proxy: Proxy, s3_server: str, tmp_path: Path, name: str
 ) -> None:
     local = MAKERS[name](tmp_path)
-    remote = on_s3(server, local)
+    remote = on_s3(s3_server, local)
     proxy.faults = BAD_DAY
     assert list(read_slice(remote, CONFIG)) == list(read_slice(whole(local), CONFIG))
     did = proxy.did
@@ -103,10 +94,10 @@ def test_shard_is_read_whole_through_errors_cut_bodies_and_delays(
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_shard_is_read_whole_though_the_store_is_down_for_a_while(
-    proxy: Proxy, server: str, tmp_path: Path, name: str
+    proxy: Proxy, s3_server: str, tmp_path: Path, name: str
 ) -> None:
     local = MAKERS[name](tmp_path)
-    remote = on_s3(server, local)
+    remote = on_s3(s3_server, local)
     down_for(proxy, calls=3)
     reading = read_slice(remote, CONFIG)
     samples = [next(reading)]
@@ -117,11 +108,11 @@ def test_shard_is_read_whole_though_the_store_is_down_for_a_while(
 
 
 def test_call_that_hangs_is_ended_and_tried_again(
-    proxy: Proxy, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    proxy: Proxy, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "READ_TIMEOUT", 0.5)
     local = MAKERS["x.tar"](tmp_path)
-    remote = on_s3(server, local)
+    remote = on_s3(s3_server, local)
     proxy.faults = Faults(hang=1, times=3, hang_seconds=60)
     began = time.monotonic()
     assert list(read_slice(remote, CONFIG)) == list(read_slice(whole(local), CONFIG))
@@ -131,10 +122,10 @@ def test_call_that_hangs_is_ended_and_tried_again(
 
 @pytest.mark.parametrize("only", ["^HEAD", "^GET"])
 def test_shard_error_after_the_deadline_names_shard_and_cause(
-    proxy: Proxy, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: str
+    proxy: Proxy, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: str
 ) -> None:
     monkeypatch.setattr(retry, "DEADLINE", 1)
-    remote = on_s3(server, MAKERS["x.tar"](tmp_path))
+    remote = on_s3(s3_server, MAKERS["x.tar"](tmp_path))
     proxy.faults = Faults(error=1, only=only)
     with pytest.raises(ShardError, match=r"^s3://lake/x.tar: OSError: .* \(\d+ tr(y|ies) in \d s\)$") as caught:
         list(read_slice(remote, CONFIG))
@@ -146,8 +137,8 @@ def test_shard_error_after_the_deadline_names_shard_and_cause(
 
 
 @pytest.mark.parametrize("only", ["^HEAD", "^GET"])
-def test_access_that_is_denied_is_an_error_at_once(proxy: Proxy, server: str, tmp_path: Path, only: str) -> None:
-    remote = on_s3(server, MAKERS["x.tar"](tmp_path))
+def test_access_that_is_denied_is_an_error_at_once(proxy: Proxy, s3_server: str, tmp_path: Path, only: str) -> None:
+    remote = on_s3(s3_server, MAKERS["x.tar"](tmp_path))
     proxy.faults = Faults(deny=1, only=only)
     with pytest.raises(ShardError, match=r"^s3://lake/x.tar: access denied$"):
         list(read_slice(remote, CONFIG))
@@ -166,32 +157,34 @@ def test_shard_that_is_not_there_is_an_error_at_once(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_shard_that_changes_while_it_is_read_is_an_error(proxy: Proxy, server: str, tmp_path: Path, name: str) -> None:
+def test_shard_that_changes_while_it_is_read_is_an_error(
+    proxy: Proxy, s3_server: str, tmp_path: Path, name: str
+) -> None:
     local = MAKERS[name](tmp_path)
-    remote = on_s3(server, local)
+    remote = on_s3(s3_server, local)
     reading = read_slice(remote, CONFIG)
     next(reading)
-    put(server, name, bytes(local.stat().st_size))  # as long as it was
+    put(s3_server, name, bytes(local.stat().st_size))  # as long as it was
     with pytest.raises(ShardError, match=rf"^s3://lake/{name}: changed while it was read$"):
         list(reading)
 
 
-def test_shard_that_changes_while_the_store_is_down_is_an_error(proxy: Proxy, server: str, tmp_path: Path) -> None:
-    remote = on_s3(server, MAKERS["x.tar"](tmp_path))
+def test_shard_that_changes_while_the_store_is_down_is_an_error(proxy: Proxy, s3_server: str, tmp_path: Path) -> None:
+    remote = on_s3(s3_server, MAKERS["x.tar"](tmp_path))
     reading = read_slice(remote, CONFIG)
     next(reading)
-    put(server, "x.tar", b"short")
+    put(s3_server, "x.tar", b"short")
     down_for(proxy, calls=2)
     with pytest.raises(ShardError, match="changed while it was read"):
         list(reading)
 
 
-def test_shard_of_another_etag_than_listed_is_an_error(proxy: Proxy, server: str) -> None:
-    put(server, "x.tar", b"first")
+def test_shard_of_another_etag_than_listed_is_an_error(proxy: Proxy, s3_server: str) -> None:
+    put(s3_server, "x.tar", b"first")
     (shard,) = list_shards(["s3://lake/x.tar"], None).shards
     with storage.open_shard(shard.uri, shard.size, shard.etag) as file:
         assert file.read() == b"first"
-    put(server, "x.tar", b"other")
+    put(s3_server, "x.tar", b"other")
     fsspec.get_filesystem_class("s3").clear_instance_cache()  # as in a worker, which has listed nothing
     with pytest.raises(ShardError, match="changed since it was listed: version"):
         storage.open_shard(shard.uri, shard.size, shard.etag)
@@ -208,9 +201,9 @@ INPUTS = {
 }
 
 
-def test_listing_is_whole_through_errors_and_cut_bodies(proxy: Proxy, server: str) -> None:
+def test_listing_is_whole_through_errors_and_cut_bodies(proxy: Proxy, s3_server: str) -> None:
     for key in TREE:
-        put(server, key, tar_bytes(members(1)))
+        put(s3_server, key, tar_bytes(members(1)))
     proxy.faults = BAD_DAY
     for text, count in INPUTS.items():
         assert len(list_shards([text], None).shards) == count, text
@@ -219,11 +212,11 @@ def test_listing_is_whole_through_errors_and_cut_bodies(proxy: Proxy, server: st
 
 @pytest.mark.parametrize("text", INPUTS)
 def test_listing_of_a_part_that_fails_is_an_error_and_not_a_shorter_list(
-    proxy: Proxy, server: str, monkeypatch: pytest.MonkeyPatch, text: str
+    proxy: Proxy, s3_server: str, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setattr(retry, "DEADLINE", 0.2)
     for key in TREE:
-        put(server, key, tar_bytes(members(1)))
+        put(s3_server, key, tar_bytes(members(1)))
     proxy.faults = Faults(error=1, only="prefix=laion%2Fb|prefix=laion%2F&.*delimiter=&|without-suffix")
     with pytest.raises(InputError, match=r"cannot be listed: OSError: .* tr(y|ies) in \d s"):
         list_shards([text], None)
@@ -231,10 +224,10 @@ def test_listing_of_a_part_that_fails_is_an_error_and_not_a_shorter_list(
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_pictures_are_fetched_through_errors_and_cut_bodies(
-    proxy: Proxy, server: str, tmp_path: Path, name: str
+    proxy: Proxy, s3_server: str, tmp_path: Path, name: str
 ) -> None:
     local = MAKERS[name](tmp_path)
-    on_s3(server, local)
+    on_s3(s3_server, local)
     tables = prepare_slice(whole(local), "a", CONFIG, Squares())
     rows = [r for t in tables for r in t.to_pylist() if r["kind"] == "sample"][::10]
     proxy.faults = BAD_DAY

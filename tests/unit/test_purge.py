@@ -15,7 +15,7 @@ from pipeline.upkeep.compact import Limits, compact
 from pipeline.upkeep.delete import Deleted, Extent, delete
 from pipeline.upkeep.orders import Order
 from pipeline.upkeep.verify import verify
-from tests.ingest import Lake
+from tests.ingest import Lake, two_runs
 from tests.unit.test_delete import of, sha256, url
 
 PURGE = Extent(purge=True)
@@ -24,14 +24,8 @@ ALONE = Extent(purge=True, nobody_writes=True)
 
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
-    """Three shards by two runs: 5 rows and 2 rejects each."""
     monkeypatch.setattr(pipeline.upkeep.accounts, "A_MOMENT", 0.0)
-    lake = Lake(tmp_path)
-    for i in range(3):
-        lake.write(f"{i}.tar", 10 * i, 5, 2)
-    lake.run("0.tar", "1.tar")
-    lake.run("2.tar")
-    return lake
+    return two_runs(tmp_path)
 
 
 def strings(lake: Lake, suffix: str = "") -> set[str]:

@@ -22,7 +22,7 @@ from pipeline.upkeep.compact import Limits, compact
 from pipeline.upkeep.findings import Findings
 from pipeline.upkeep.verify import verify
 from tests.fakes import CONTRACT, fake_model
-from tests.ingest import Lake
+from tests.ingest import Lake, two_runs
 
 AT_ONCE = Limits(timedelta(0), nobody_writes=True)
 Break = Callable[[Lake], object]
@@ -30,14 +30,8 @@ Break = Callable[[Lake], object]
 
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
-    """Three shards by two runs: 5 rows and 2 rejects each."""
     monkeypatch.setattr(pipeline.upkeep.accounts, "A_MOMENT", 0.0)
-    lake = Lake(tmp_path)
-    for i in range(3):
-        lake.write(f"{i}.tar", 10 * i, 5, 2)
-    lake.run("0.tar", "1.tar")
-    lake.run("2.tar")
-    return lake
+    return two_runs(tmp_path)
 
 
 def look(lake: Lake, mend: bool = False, sample: int = 0) -> Findings:

@@ -1,8 +1,6 @@
 """`delete.py` as a person types it; and beside a job on Ray that is embedding."""
 
 import json
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -17,10 +15,10 @@ from pipeline.upkeep.delete import delete
 from pipeline.upkeep.orders import Order
 from pipeline.upkeep.verify import verify
 from tests.broken import Plan, breaking_model
-from tests.conftest import REPOSITORY
 from tests.ingest import Lake
 from tests.integration.test_running import Quiet
 from tests.shards import members, write_tar
+from tests.typed import Done, typed
 
 
 @pytest.fixture
@@ -32,9 +30,8 @@ def lake(tmp_path: Path) -> Lake:
     return lake
 
 
-def job(lake: Lake, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "jobs/delete.py", "--db", lake.database.uri, *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+def job(lake: Lake, *arguments: str) -> Done:
+    return typed("delete", "--db", lake.database.uri, *arguments)
 
 
 def test_delete_by_files_inline_values_and_a_condition_and_purge(lake: Lake, tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """What the ITM rerank is for: on scenes that the demo model never saw it finds the right one of many, and of two."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -19,8 +17,8 @@ from demo.pack import encoded
 from demo.place import place, random_scene
 from demo.scenes import Claim, generator
 from tests import ingest
-from tests.conftest import REPOSITORY
 from tests.shards import write_tar
+from tests.typed import Done, typed
 
 FAMILIES = 40
 SEED = 104
@@ -119,9 +117,8 @@ def test_margins_are_the_log_odds_of_a_match_whatever_the_batch() -> None:
         np.testing.assert_allclose(1 / (1 + np.exp(-margins.astype(np.float64))), matched, rtol=1e-3)
 
 
-def evaluate(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "jobs/evaluate.py", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+def evaluate(*arguments: str) -> Done:
+    return typed("evaluate", *arguments)
 
 
 def test_job_prints_one_json_object(lake: Lake) -> None:

@@ -1,8 +1,6 @@
 """The export job as a person types it, and exports onto S3."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ from pipeline.errors import BridgelakeError
 from pipeline.exports import tars
 from pipeline.read import read_slice
 from pipeline.shards import cut, list_shards
-from tests.conftest import REPOSITORY
 from tests.lakes import FakeLake, captioned
+from tests.typed import Done, typed
 
 
 @pytest.fixture
@@ -27,9 +25,8 @@ def lake(tmp_path: Path) -> FakeLake:
     return lake.write()
 
 
-def export(lake: FakeLake, output: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "jobs/export.py", "--db", lake.database.uri, "--output", output, *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+def export(lake: FakeLake, output: str, *arguments: str) -> Done:
+    return typed("export", "--db", lake.database.uri, "--output", output, *arguments)
 
 
 def test_job_writes_a_file_and_tells_of_it(lake: FakeLake, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ from pipeline.indexes.report import Request
 from pipeline.indexes.work import index
 from pipeline.retrieval.nearest import nearest
 from pipeline.retrieval.question import Query
-from tests.conftest import REPOSITORY
+from tests.typed import Done, typed
 from tests.vectors import VectorLake, drawn
 
 
@@ -39,9 +37,8 @@ def lake(made: VectorLake, tmp_path: Path) -> VectorLake:
     return lake
 
 
-def job(lake: VectorLake, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "jobs/build_index.py", "--db", lake.database.uri, *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+def job(lake: VectorLake, *arguments: str) -> Done:
+    return typed("build_index", "--db", lake.database.uri, *arguments)
 
 
 def test_job_builds_measures_and_says_what_it_is_worth(lake: VectorLake) -> None:

@@ -1,8 +1,6 @@
 """Queries over a table that the real job made, with a small random checkpoint; and the job as a person types it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import lance
@@ -18,8 +16,8 @@ from pipeline.decode import decode
 from pipeline.errors import ContractError
 from pipeline.fetch import fetch_image
 from tests import checkpoints
-from tests.conftest import REPOSITORY
 from tests.shards import members, picture, write_parquet, write_tar
+from tests.typed import Done, typed
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +48,8 @@ def root(lake: Lake) -> str:
     return str(Path(lake.db).parent / "shards")
 
 
-def query(lake: Lake, *arguments: str, model: str | None = None) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "jobs/query.py", *arguments, "--db", lake.db, "--model", model or lake.spec.source]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+def query(lake: Lake, *arguments: str, model: str | None = None) -> Done:
+    return typed("query", *arguments, "--db", lake.db, "--model", model or lake.spec.source)
 
 
 def test_search_by_words_equals_the_text_tower_against_the_stored_vectors(lake: Lake, encoder: Encoder) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +9,8 @@ import pytest
 import model
 from bridgelake.wiring import as_model
 from tests import checkpoints
-from tests.conftest import REPOSITORY
 from tests.ingest import Lake
+from tests.typed import Done, typed
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +34,8 @@ def lake(made: Lake, tmp_path: Path) -> Lake:
     return Lake(tmp_path, model=made.model)
 
 
-def job(name: str, lake: Lake, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, f"jobs/{name}.py", "--db", lake.database.uri, *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+def job(name: str, lake: Lake, *arguments: str) -> Done:
+    return typed(name, "--db", lake.database.uri, *arguments)
 
 
 def test_verify_of_a_whole_table_ends_with_0(lake: Lake, checkpoint: Path) -> None:

@@ -29,7 +29,7 @@ _PAIRS = 1000  # of a shard
 _SECOND = 1.0
 
 
-class _Embedder:
+class NothingEmbedder:
     """Looks up one of 64 vectors."""
 
     dtype = "float32"
@@ -41,6 +41,7 @@ class _Embedder:
         self._vectors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> FakeEmbeddings:
+        """As `pipeline.embed.Embedder`."""
         image = self._vectors[pixels[image_of, 0, 0, 0] % 64]
         text = self._vectors[[len(ids) % 64 for ids in token_ids]]
         itc = (image * text).sum(axis=1)
@@ -90,7 +91,7 @@ def flow(folder: Path, rows: int) -> dict[str, Any]:
     config = RunConfig(
         ReadConfig((str(folder / "shards"),)), WriteConfig(str(folder / "lake")), EmbedConfig(device="cpu")
     )
-    summary = Run(config, Model(CONTRACT, FakePreparer, _Embedder), watcher).start()
+    summary = Run(config, Model(CONTRACT, FakePreparer, NothingEmbedder), watcher).start()
     if summary.rows != rows:
         raise SystemExit(f"{summary.rows} rows came of {rows}")
     return {"rows": rows, "seconds": summary.seconds, "busy": summary.busy} | _growth(watcher, rows)

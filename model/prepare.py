@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
+from math import ceil, gcd
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,19 @@ def _window(size: int, crop: int) -> tuple[slice, slice]:
     return slice(start, start + size), slice(0, size)
 
 
+def _needed(shape: tuple[int, ...], resized: int, keep: slice) -> tuple[int, int]:
+    """Which columns of a resized picture are worth computing: `keep`, and around it up to whole pixels of the source.
+
+    Cut there, they come out bit for bit as if all had been computed; but only where Pillow resizes the width before
+    the height, as it does with wide pictures that become much smaller.
+    """
+    height, width, *_ = shape
+    if width <= height or width < 1.5 * resized:
+        return 0, resized
+    step = resized // gcd(width, resized)
+    return keep.start // step * step, -(-keep.stop // step) * step
+
+
 class Preparer:
     """A checkpoint's preprocessing."""
 
@@ -214,10 +227,16 @@ class Preparer:
         from PIL import Image  # here: bench/gpu.py runs where it is not installed
 
         height, width = self.geometry.resized(*rgb.shape[:2])
-        resized = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling(self.geometry.resample)))
-        square = np.zeros((self.size, self.size, 3), dtype=np.uint8)
         (to_y, from_y), (to_x, from_x) = _window(height, self.size), _window(width, self.size)
-        square[to_y, to_x] = resized[from_y, from_x]
+        left, right = _needed(rgb.shape, width, from_x)
+        scale = rgb.shape[1] / width
+        resized = Image.fromarray(rgb).resize(
+            (right - left, height),
+            Image.Resampling(self.geometry.resample),
+            box=(round(left * scale), 0, round(right * scale), rgb.shape[0]),
+        )
+        square = np.zeros((self.size, self.size, 3), dtype=np.uint8)
+        square[to_y, to_x] = np.asarray(resized)[from_y, from_x.start - left : from_x.stop - left]
         return square
 
     def captions(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:

@@ -6,6 +6,7 @@ The driver holds references and counts, never rows.
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +22,7 @@ from pipeline.errors import CoverageError, DoubtError
 from pipeline.gather import Calls, End, Gather, Part, Ready, Ref, inspect_block
 from pipeline.pump import Pump
 from pipeline.records import Outcome, SliceRecord
-from pipeline.shards import Slice
+from pipeline.shards import Slice, shard_of
 from pipeline.watch.losses import Losses
 from pipeline.watch.progress import Counts, Observer
 from pipeline.watch.watchdog import WRITING, Watchdog
@@ -67,6 +68,8 @@ class Follow:
         self._target = target
         self._committer = committer
         self._left = set(records)
+        self._open = Counter(slice_.shard.path for slice_ in self.slices.values())  # shards with slices that are left
+        self._shards = len(self._open)
         self._gather = Gather(fragment_rows)
         self._fragment_rows = fragment_rows
         self._ends: dict[str, End] = {}
@@ -196,7 +199,8 @@ class Follow:
             except (CoverageError, DoubtError) as error:
                 self._fail({report.attempt: str(error)}, Outcome.LOST)
             else:
-                self._left -= {report.attempt} if whole else set()
+                if whole:
+                    self._close(report.attempt)
 
     def _fail(self, errors: Mapping[str, str], outcome: Outcome) -> None:
         """Slices that were not finished: because of the shard (`failed`), or of something else (`lost`)."""
@@ -205,9 +209,18 @@ class Follow:
         self._committer.fail({a: replace(self._records[a], outcome=outcome, error=e) for a, e in errors.items()})
         for attempt, why in errors.items():
             self.failures[self.slices[attempt].name] = why
-            self._left.discard(attempt)
+            self._close(attempt)
+
+    def _close(self, attempt: str) -> None:
+        if attempt in self._left:
+            self._left.remove(attempt)
+            path = self.slices[attempt].shard.path
+            self._open[path] -= 1
+            if not self._open[path]:
+                del self._open[path]
 
     def _counts(self) -> Counts:
-        done, rejects = len(self.slices) - len(self._left), self._losses.rejects.total()
+        done, rejects = self._shards - len(self._open), self._losses.rejects.total()
         seconds = time.monotonic() - self._began
-        return Counts(done, len(self.slices), self.busy.pairs + rejects, rejects, len(self.failures), seconds)
+        failed = len({shard_of(name) for name in self.failures})
+        return Counts(done, self._shards, self.busy.pairs + rejects, rejects, failed, seconds)

@@ -74,7 +74,9 @@ def fake_model(contract: Contract = CONTRACT) -> Model:
 
 
 class Quiet:
-    """An observer that remembers the lines."""
+    """An observer that remembers the lines and the last counts."""
+
+    counts: Counts
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -84,6 +86,7 @@ class Quiet:
 
     def update(self, counts: Counts) -> None:
         assert 0 <= counts.shards <= counts.of_shards
+        self.counts = counts
 
     def close(self) -> None:
         pass

@@ -14,7 +14,7 @@ from rich.table import Table
 class Counts:
     """Where a run stands."""
 
-    shards: int  # slices committed or failed
+    shards: int  # committed or failed, all slices of them
     of_shards: int
     pairs: int  # embedded or rejected so far, committed or not
     rejects: int
@@ -28,7 +28,7 @@ class Counts:
 
     @property
     def left(self) -> str:
-        """Time left, guessed from the slices done so far."""
+        """Time left, guessed from the shards done so far."""
         if not self.shards or self.shards >= self.of_shards:
             return "-"
         return duration(self.seconds / self.shards * (self.of_shards - self.shards))

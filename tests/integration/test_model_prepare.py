@@ -84,6 +84,16 @@ def test_picture_equals_the_stock_processor_for_any_size_that_fits(height: int, 
             assert_identical(geometry, picture(height, width))
 
 
+@given(st.integers(1, 24), st.integers(1, 64), st.sampled_from([8, 16, 20, 32]))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_picture_of_which_columns_are_left_out_equals_the_stock_processor(tall: int, wide: int, unit: int) -> None:
+    """Widths that share a divisor with what they are resized to: only those columns are computed that stay."""
+    height, width = min(tall, wide) * unit, max(tall, wide) * unit
+    for geometry in (SMALL, BASE, LARGE):
+        if preparer(geometry).fits(height, width):
+            assert_identical(geometry, picture(height, width))
+
+
 def test_picture_for_large_is_288_within_a_black_border_of_three() -> None:
     square = preparer(LARGE).picture(np.full((500, 500, 3), 255, dtype=np.uint8))
     assert square.shape == (294, 294, 3)

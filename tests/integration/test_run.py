@@ -27,13 +27,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.write(tmp_path_factory.mktemp("checkpoint"), checkpoints.config())
 
 
-def run(folder: Path, checkpoint: Path, *inputs: Path, read: dict | None = None, **write: object) -> Summary:
+def run(
+    folder: Path, checkpoint: Path, *inputs: Path, read: dict | None = None, told: Quiet | None = None, **write: object
+) -> Summary:
     config = RunConfig(
         ReadConfig(tuple(str(i) for i in inputs), **(read or {})),
         WriteConfig(str(folder / "lake"), **write),  # type: ignore[arg-type]
         EmbedConfig(batch_size=16),
     )
-    return Lake(config.write.db, config.write.table, model=str(checkpoint)).run(config, Quiet())
+    return Lake(config.write.db, config.write.table, model=str(checkpoint)).run(config, told or Quiet())
 
 
 def table(folder: Path, name: str = "laion") -> pd.DataFrame:
@@ -109,9 +111,11 @@ def test_run_keeps_typed_columns_and_reads_a_parquet_in_slices(tmp_path: Path, c
     }
     write_parquet(tmp_path / "part.parquet", columns, group_rows=10)
     read = {"keep": (Keep("similarity"),), "slice_bytes": 20_000}
-    summary = run(tmp_path, checkpoint, tmp_path / "part.parquet", read=read, fragment_rows=8)
+    told = Quiet()
+    summary = run(tmp_path, checkpoint, tmp_path / "part.parquet", read=read, told=told, fragment_rows=8)
     rows = table(tmp_path).sort_values("similarity")
     assert (summary.shards, summary.committed) == (1, 2)
+    assert (told.counts.shards, told.counts.of_shards) == (1, 1)
     assert list(rows["similarity"]) == columns["Similarity"]
     assert list(rows["key"]) == columns["key"]
 

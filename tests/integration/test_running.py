@@ -84,8 +84,8 @@ def test_run_that_makes_no_progress_names_where_and_ends(shards: Path, tmp_path:
     with pytest.raises(
         StalledError, match=r"no progress for \d+ s in embedding: last on node \S+ \(\w{8}\), slice 0000"
     ):
-        run(shards, breaking_model(plan), stall_seconds=4)
-    assert time.monotonic() - began < 30
+        run(shards, breaking_model(plan), stall_seconds=8)  # longer than an actor takes to start on a busy machine
+    assert time.monotonic() - began < 45
 
 
 def test_run_without_an_actor_that_starts_says_for_what_it_waits(shards: Path, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ check: setup                             # format, lint, types, and who may impo
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: check
-	$(BIN)/python -m pytest
+test: check                              # two at a time: most tests wait as much as they compute
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: setup
 	$(BIN)/python -m bench.model

@@ -111,6 +111,7 @@ def test_s3_embeds_resumes_and_answers_a_query(store: Store, tmp_path: Path) -> 
     assert len(asked["hits"]) == 3
 
 
+@pytest.mark.faults
 def test_s3_lands_each_row_once_of_two_jobs_at_once(store: Store) -> None:
     jobs = [store.start("embed_laion", "--input", f"s3://{store.bucket}/laion") for _ in range(2)]
     summaries = [store.finish(job) for job in jobs]

@@ -150,7 +150,10 @@ def test_plain_text_is_one_short_line_and_keeps_what_can_be_read(text: str) -> N
     assert plain("naïve 猫 😀 שלום") == "naïve 猫 😀 שלום"
 
 
-def test_table_on_a_terminal_takes_no_markup_and_no_control_codes(hostile: Hits) -> None:
+def test_table_on_a_terminal_takes_no_markup_and_no_control_codes(
+    hostile: Hits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")  # else it is as wide as the terminal of whoever tests
     out = io.StringIO()
     show_hits(hostile, out)
     text = out.getvalue()

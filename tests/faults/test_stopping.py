@@ -16,6 +16,7 @@ from tests.broken import noted
 from tests.conftest import REPOSITORY
 from tests.shards import members, write_tar
 
+pytestmark = pytest.mark.faults
 SHARDS = 12
 
 

@@ -106,7 +106,7 @@ class Model:
     def loop(self, batch: Batch, pixels: Tensor) -> Embeddings:
         """As transformers' documentation shows it: a pair at a time, through both classes."""
         found = [self.both(batch, pixels, slice(i, i + 1)) for i in range(len(batch))]
-        return Embeddings(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        return Embeddings(*(np.concatenate(column) for column in zip(*(one[:5] for one in found), strict=True)))
 
     def rounded(self) -> "Model":
         """A copy of which the stock classes are wholly in bfloat16, as a user would convert them."""
@@ -178,7 +178,7 @@ def shift(found: Embeddings, wanted: Embeddings) -> dict[str, float]:
 
 def first(found: Embeddings, pairs: int) -> Embeddings:
     """The results of the first pairs."""
-    return Embeddings(*(column[:pairs] for column in found))
+    return Embeddings(*(column[:pairs] for column in found[:5]))
 
 
 def _result(image: Tensor, text: Tensor, cross: Tensor, logits: Tensor) -> Embeddings:

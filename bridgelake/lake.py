@@ -98,7 +98,7 @@ class Lake:
         """Run a configuration; what it has already committed is skipped."""
         from pipeline.run import Run  # Ray, which a search does without
 
-        return Run(config, as_model(self.spec), progress or observer()).start()
+        return Run(config, as_model(self.spec, config.embed.tags), progress or observer()).start()
 
     def replay_rejects(
         self,
@@ -126,10 +126,10 @@ class Lake:
         from pipeline.run import Run
 
         wanted = known(reasons) or WORTH_IT
-        read, write = as_embedded(write, max_pixels)
+        read, write, embed = as_embedded(write, embed or EmbedConfig(), max_pixels)
         faults = FaultConfig(max_reject_rate=1.0)  # what is read again was rejected once already
-        config = RunConfig(read, write, embed or EmbedConfig(), faults)
-        return Run(config, as_model(self.spec), progress or observer()).replay(wanted)
+        config = RunConfig(read, write, embed, faults)
+        return Run(config, as_model(self.spec, embed.tags), progress or observer()).replay(wanted)
 
     def delete(self, order: Order, extent: Extent | None = None) -> Deleted:
         """Take pairs down for good: by an SQL condition, ids, URLs or SHA-256; with `purge`, their bytes too.

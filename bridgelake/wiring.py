@@ -6,9 +6,10 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import model
-from model import ModelSpec, errors
+from model import Blank, ModelSpec, errors
+from model.heads import require_mlm
 from model.prepare import Preparer
-from pipeline.config import Contract
+from pipeline.config import Contract, Tagging
 from pipeline.embed import DeviceLostError, Embeddings, Model, Pixels
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.evaluate import EvaluationModel
@@ -36,9 +37,17 @@ def contract(spec: ModelSpec) -> Contract:
     return Contract(spec.weights, spec.source, spec.revision, spec.preprocessing, spec.dimension)
 
 
-def as_model(spec: ModelSpec) -> Model:
-    """The model as the data plane wants it: made inside the workers, nothing heavy travels."""
-    return Model(contract(spec), partial(preparer, spec), partial(encoder, spec))
+def as_model(spec: ModelSpec, tags: Tagging | None = None) -> Model:
+    """The model as the data plane wants it: made inside the workers, nothing heavy travels.
+
+    Raises:
+        ModelError: it cannot tell the tags that are asked for.
+    """
+    blank = Blank(tags.prompt, tags.count) if tags else None
+    if blank:
+        blank.tokens(preparer(spec))
+        require_mlm(spec)
+    return Model(contract(spec), partial(preparer, spec), partial(encoder, spec, blank=blank))
 
 
 def as_query_model(spec: ModelSpec, device: str) -> QueryModel:
@@ -64,7 +73,9 @@ def preparer(spec: ModelSpec) -> Preparer:
 
 
 @lru_cache(maxsize=2)
-def encoder(spec: ModelSpec, device: str, dtype: str, batch_size: int, gpu_share: float = 1.0) -> "Embedder":
+def encoder(
+    spec: ModelSpec, device: str, dtype: str, batch_size: int, gpu_share: float = 1.0, blank: Blank | None = None
+) -> "Embedder":
     """The loaded checkpoint, once a process.
 
     Raises:
@@ -77,7 +88,7 @@ def encoder(spec: ModelSpec, device: str, dtype: str, batch_size: int, gpu_share
             "an actor was given a GPU but torch sees no CUDA there: install the CUDA build of torch on the "
             "GPU nodes, or use --device cpu"
         )
-    return Embedder(model.load_for_batches(spec, device, dtype, batch_size, gpu_share))
+    return Embedder(model.load_for_batches(spec, device, dtype, batch_size, gpu_share, blank))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """Embed image-caption shards into a LanceDB table."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from tyro.conf import UseAppendAction, arg
 
 from bridgelake import DEFAULT_MODEL, Lake
-from jobs.options import ComputeOptions, listed
+from jobs.options import ComputeOptions, TagOptions, listed
 from jobs.outcome import finish, report
 from pipeline.config import FaultConfig, Keep, ReadConfig, RunConfig, WriteConfig
 
@@ -53,6 +53,7 @@ class Options:
     stall_seconds: float = 900.0
     """End the run when no stage makes progress for so long."""
     compute: ComputeOptions = field(default_factory=ComputeOptions)
+    tag: TagOptions = field(default_factory=TagOptions)
     json: bool = False
     """Print one machine-readable object on standard output."""
 
@@ -71,7 +72,8 @@ def main(options: Options) -> int:
         options.stall_seconds,
     )
     lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
-    return report(lake.run(RunConfig(read, write, options.compute.config, faults)), options.json)
+    embed = replace(options.compute.config, tags=options.tag.config)
+    return report(lake.run(RunConfig(read, write, embed, faults)), options.json)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from pipeline.config import EmbedConfig
+from pipeline.config import EmbedConfig, Tagging
 from pipeline.errors import ConfigError
 
 
@@ -28,6 +28,22 @@ class ComputeOptions:
     def config(self) -> EmbedConfig:
         """As a run takes them."""
         return EmbedConfig(self.batch_size, self.device, self.dtype, self.num_gpus, self.actors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagOptions:
+    """Words that the model finds for each picture."""
+
+    tags: int | None = None  # Store so many of the likeliest words for the prompt's mask, as `tags`. Default: none.
+    tag_prompt: str | None = None  # What to fill, with <mask> in it once. Default: "a photo of a <mask>".
+
+    @property
+    def config(self) -> Tagging | None:
+        """As a run takes them."""
+        if self.tags is None and self.tag_prompt is not None:
+            raise ConfigError("--tag-prompt goes with --tags, the number of words for it")
+        given = {} if self.tag_prompt is None else {"prompt": self.tag_prompt}
+        return None if self.tags is None else Tagging(self.tags, **given)
 
 
 @dataclass(frozen=True, kw_only=True)

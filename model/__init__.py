@@ -5,13 +5,16 @@ Importing this package, `model.spec` or `model.prepare` does not import torch; `
 
 from typing import TYPE_CHECKING
 
+from model.blank import Blank
 from model.errors import ModelError
 from model.spec import ModelSpec, resolve
 
 if TYPE_CHECKING:
+    from model.bridgetower import BridgeTower
     from model.encoder import Encoder
+    from model.prepare import Preparer
 
-__all__ = ["ModelError", "ModelSpec", "load", "load_for_batches", "resolve"]
+__all__ = ["Blank", "ModelError", "ModelSpec", "load", "load_for_batches", "resolve"]
 
 
 def load(
@@ -30,17 +33,29 @@ def load(
         ModelError: no such checkpoint or device, a head missing, weights that do not fit, other weights
             or preprocessing than `resolve` found.
     """
-    from model.checkpoint import check_dtype, load_tower, on_device
     from model.encoder import Encoder
+
+    return Encoder(*_loaded(spec, device, dtype, heads))
+
+
+def _loaded(
+    spec: ModelSpec, device: str, dtype: str, heads: tuple[str, ...], *, for_batches: bool = False
+) -> "tuple[BridgeTower, Preparer]":
+    from model.checkpoint import check_dtype, load_tower, on_device
     from model.prepare import Preparer
 
     check_dtype(dtype)
     folder = spec.fetch()
     preparer = spec.check(Preparer.from_folder(folder))
-    return Encoder(on_device(load_tower(folder, preparer, heads), device, dtype), preparer)
+    tower = load_tower(folder, preparer, heads)
+    if for_batches and "mlm" not in heads:
+        tower.mlm_score = None  # of `large` 52 million weights, in each actor
+    return on_device(tower, device, dtype), preparer
 
 
-def load_for_batches(spec: ModelSpec, device: str, dtype: str, batch_size: int, gpu_share: float) -> "Encoder":
+def load_for_batches(
+    spec: ModelSpec, device: str, dtype: str, batch_size: int, gpu_share: float, blank: Blank | None = None
+) -> "Encoder":
     """Load a checkpoint to embed millions of pairs: within its share of a GPU, and compiled for it.
 
     Args:
@@ -49,6 +64,7 @@ def load_for_batches(spec: ModelSpec, device: str, dtype: str, batch_size: int, 
         dtype: as for `load`.
         batch_size: pictures, and pairs, in a call; 0 lets the first batches find the best.
         gpu_share: of the GPU's memory that this process may fill.
+        blank: for which the MLM head tells words of each picture; None leaves that head out.
 
     Raises:
         ModelError: as `load`.
@@ -59,14 +75,15 @@ def load_for_batches(spec: ModelSpec, device: str, dtype: str, batch_size: int, 
     import torch
     from platformdirs import user_cache_path
 
+    from model.encoder import Encoder
     from model.hardware import cap_memory
 
     if device == "cuda":
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("bridgelake") / "compiled"))
         total = torch.cuda.get_device_properties(0).total_memory
         cap_memory(gpu_share, total, torch.cuda.set_per_process_memory_fraction)
-    encoder = load(spec, device, dtype)
-    encoder.micro_batch = batch_size
+    heads = ("itc", "itm", "mlm") if blank else ("itc", "itm")
+    encoder = Encoder(*_loaded(spec, device, dtype, heads, for_batches=True), batch_size, blank)
     if batch_size == 0:
         encoder.find_micro_batch()
     if device == "cuda":  # on a CPU it takes minutes and gains little

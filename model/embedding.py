@@ -16,6 +16,7 @@ from model.bridgetower import BridgeTower, ImageStates
 from model.compiled import Compiled
 from model.errors import ModelError
 from model.prepare import Pixels
+from model.tags import Found, Tagger, Tags
 from model.transfer import ahead, copier
 
 Vectors = npt.NDArray[np.float32]
@@ -24,20 +25,22 @@ _STAND_IN = 8  # grey pairs on which the stages are compiled
 
 
 class Embeddings(NamedTuple):
-    """One pass over P pairs: vectors (P, dimension) of unit length, scores (P,), all float32."""
+    """One pass over P pairs: vectors (P, dimension) of unit length, scores (P,), all float32; tags if asked for."""
 
     image: Vectors
     text: Vectors
     cross: Vectors
     itc_score: npt.NDArray[np.float32]
     itm_score: npt.NDArray[np.float32]
+    tags: Tags | None = None
 
 
 class Embedding:
-    """The whole pass of a tower that has an ITC and an ITM head."""
+    """The whole pass of a tower that has an ITC and an ITM head; with a `tagger`, words for each picture too."""
 
-    def __init__(self, tower: BridgeTower) -> None:
+    def __init__(self, tower: BridgeTower, tagger: Tagger | None = None) -> None:
         self._tower = tower
+        self._tagger = tagger
         self._stages: BridgeTower | Compiled = tower
         self._device = tower.levels.device
         self._shapes = _ON_GPU if self._device.type == "cuda" else Shapes()
@@ -71,14 +74,18 @@ class Embedding:
         calls = cut(image_of, lengths, size)
         width = self._tower.itc_text_head.fc.out_features
         rows = [torch.empty(0, 3 * width + 2, device=self._device)]
+        tags: list[Found] = []
         parts = (pixels[self._filled(call.pictures)] for call in calls)
         for call, there in zip(calls, ahead(parts, self._copier), strict=True):
             images = self._stages.encode_images(there.permute(0, 3, 1, 2))
             rows += [self._pairs(images, few, token_ids) for few in _evenly(call, size)]
+            if self._tagger:
+                tags.append(self._tagger(self._stages, images).of(self._sent(torch.from_numpy(call.image_of))))
         found = torch.cat(rows).cpu().numpy()  # the only wait
         back = np.argsort(np.concatenate([np.empty(0, dtype=np.int64), *(call.pairs for call in calls)]))
         image, text, cross, scores = np.split(found[back], [width, 2 * width, 3 * width], axis=1)
-        return Embeddings(image, text, cross, scores[:, 0], scores[:, 1])
+        told = self._tagger.told(tags, back) if self._tagger else None
+        return Embeddings(image, text, cross, scores[:, 0], scores[:, 1], told)
 
     def _pairs(self, images: ImageStates, call: Call, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """One row a pair: its three vectors and its two scores."""

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from model.batching import Shapes, chunks, pad, within_memory
+from model.blank import MASK, Blank
 from model.bridgetower import BridgeTower, Fused, ImageStates, TextStates
 from model.compiled import Compiled
 from model.embedding import Embedding, Embeddings, Vectors, itc
 from model.errors import ModelError
 from model.prepare import Pixels, Preparer
 from model.search import Search
+from model.tags import Tagger
 
 
 class Word(NamedTuple):
@@ -27,16 +29,22 @@ class Word(NamedTuple):
 
 
 class Encoder:
-    """BridgeTower with its preprocessing; `micro_batch` bounds pictures, and pairs, in one call."""
+    """BridgeTower with its preprocessing; `micro_batch` bounds pictures, and pairs, in one call.
 
-    def __init__(self, tower: BridgeTower, preparer: Preparer, micro_batch: int = 64) -> None:
+    With a `blank`, which needs an MLM head, `embed` also tells the words that may fill it for each picture.
+    """
+
+    def __init__(
+        self, tower: BridgeTower, preparer: Preparer, micro_batch: int = 64, blank: Blank | None = None
+    ) -> None:
         self.tower = tower
         self.preparer = preparer
         self.micro_batch = micro_batch
         self._pad_id = tower.config.text_config.pad_token_id
-        self._embedding = Embedding(tower)
+        self._embedding = Embedding(tower, Tagger(tower, preparer, blank) if blank else None)
         self._search: Search | None = None
         self._exact: Encoder | None = None
+        self._blank = blank
 
     def compile(self) -> float:
         """Compile what `embed` computes; returns the seconds that it took."""
@@ -80,9 +88,10 @@ class Encoder:
     @within_memory
     def embed_exactly(self, pixels: Pixels, token_ids: Sequence[Sequence[int]], image_of: Sequence[int]) -> Embeddings:
         """The same in float32, by a copy of the tower that is made when it is first needed."""
-        if self._exact is None:
-            exact = self.tower.compute_dtype == torch.float32
-            self._exact = self if exact else Encoder(_in_float32(self.tower), self.preparer, self.micro_batch)
+        if self._exact is None and self.tower.compute_dtype == torch.float32:
+            self._exact = self
+        elif self._exact is None:
+            self._exact = Encoder(_in_float32(self.tower), self.preparer, self.micro_batch, self._blank)
         return self._exact.embed(pixels, token_ids, image_of)
 
     @within_memory
@@ -175,7 +184,7 @@ class Encoder:
         self._need("mlm_score", "fill masks: the checkpoint has no MLM head")
         if len(pixels) != len(texts):
             raise ValueError(f"{len(pixels)} pictures for {len(texts)} texts: each text is read with its own picture")
-        mask_id = self.preparer.token("<mask>")
+        mask_id = self.preparer.token(MASK)
         ids = [ids for ids, _ in self.preparer.captions(texts)]
         filled: list[list[list[Word]]] = []
         for part in chunks(len(ids), self.micro_batch):

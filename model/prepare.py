@@ -251,6 +251,11 @@ class Preparer:
             raise ModelError(f"the checkpoint's tokenizer has no token {text!r}")
         return int(found)
 
+    @property
+    def tokens(self) -> list[int]:
+        """The ids of all tokens."""
+        return sorted(self._tokenizer.get_vocab().values())
+
     def text(self, ids: Sequence[int]) -> str:
         """Token ids -> text."""
         return str(self._tokenizer.decode(list(ids)))

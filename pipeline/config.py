@@ -9,6 +9,9 @@ from pipeline.errors import ConfigError
 
 VECTORS = ("image", "text", "cross")
 KEEP_TYPES = ("string", "int64", "float32", "float64", "bool")
+TAG_COLUMNS = ("tags", "tag_probabilities")
+MOST_TAGS = 50
+MASK = "<mask>"
 _AUTO_PICTURES = 256  # with --batch-size auto
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _COMPANIONS = ("_rejects", "_shards", "_runs", "_takedowns", "_duplicates")
@@ -56,6 +59,18 @@ class ReadConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Tagging:
+    """Words to store of each picture: the `count` likeliest for the `<mask>` of a prompt."""
+
+    count: int
+    prompt: str = f"a photo of a {MASK}"
+
+    def __post_init__(self) -> None:
+        _check(1 <= self.count <= MOST_TAGS, "--tags", self.count, f"1 to {MOST_TAGS}")
+        _check(self.prompt.count(MASK) == 1, "--tag-prompt", self.prompt, f"a text with {MASK} in it, once")
+
+
+@dataclass(frozen=True, slots=True)
 class EmbedConfig:
     """How to embed. `batch_size` is images per model call; `actors` None means as many as fit."""
 
@@ -64,6 +79,7 @@ class EmbedConfig:
     dtype: str = "auto"
     num_gpus: float | None = None
     actors: int | None = None
+    tags: Tagging | None = None  # None: no tags
 
     def __post_init__(self) -> None:
         found = self.batch_size == "auto" or self.batch_size > 0
@@ -153,6 +169,10 @@ class RunConfig:
     write: WriteConfig
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     faults: FaultConfig = field(default_factory=FaultConfig)
+
+    def __post_init__(self) -> None:
+        taken = {k.name for k in self.read.keep if self.embed.tags and k.name.lower() in TAG_COLUMNS}
+        _check(not taken, "--keep", ",".join(sorted(taken)), "any other column beside --tags, which fills these")
 
     def to_json(self) -> str:
         """The whole configuration as JSON text; it holds no credentials by construction."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipeline.config import Contract
 from pipeline.errors import ContractError
+from pipeline.schema import tagging_of
 from pipeline.stores.storage import redact
 
 CONTRACT_KEY = b"bridgelake.contract"
@@ -75,6 +76,18 @@ def require_contract(where: str, table: Contract, other: Contract) -> None:
     raise ContractError(
         f"{where} was made with another model or preprocessing:{lines}\n"
         "  use the model it was made with, or another --table"
+    )
+
+
+def require_tags(where: str, table: pa.Schema, other: pa.Schema) -> None:
+    """Refuse tags beside others that were asked for otherwise; the rows of a run without tags have none."""
+    its, mine = tagging_of(table), tagging_of(other)
+    if mine is None or its == mine:
+        return
+    has = f"has {its.count} tags for {its.prompt!r}" if its else "has a column tags that --keep brought"
+    raise ContractError(
+        f"{where} {has}, this run would add {mine.count} for {mine.prompt!r}: use the same --tags and --tag-prompt as "
+        "before, or none, or another --table"
     )
 
 

@@ -56,8 +56,8 @@ def open_dataset(config: RunConfig, contract: Contract, run_id: str) -> Place:
         require_keys(listing.shards, config.read)
     _require_known_shards(config, ledger, listing)
     keep = _kept(config, listing, there.schema if there is not None else pa.schema([]), contract.dimension)
-    stored = Stored(write.vectors, contract.dimension, write.storage, keep)
-    layout = Layout(rows_schema(keep, stored.vectors, stored.dimension, stored.storage), contract)
+    stored = Stored(write.vectors, contract.dimension, write.storage, keep, config.embed.tags)
+    layout = Layout(rows_schema(keep, stored.vectors, stored.dimension, stored.storage, stored.tags), contract)
     open_or_create(database, layout)
     rows = _declare(database, layout, ledger, config, work.blank(config, listing.root, run_id))
     if write.source_root is None and ledger.root != listing.root:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,18 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import Contract, Keep
-from pipeline.errors import ClusterError, ContractError, RejectReason, Stage
-from pipeline.schema import EMBEDDING_COLUMNS, Kind, embedded_schema
-
-ARRAYS = ("image", "text", "cross", "itc_score", "itm_score")  # of Embeddings
-UNIT_TOLERANCE = 1e-5  # of a vector's length, in float32; a NaN fails the comparison too
+from pipeline.config import Contract, Keep, Tagging
+from pipeline.errors import ClusterError, RejectReason, Stage
+from pipeline.given import Arrays, Problems, arrays_of, problems_of, require_shapes
+from pipeline.schema import EMBEDDING_COLUMNS, Kind, embedded_schema, tag_fields
 
 Pixels = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
 Images = npt.NDArray[np.int64]  # for each pair, which picture
-Arrays = dict[str, Vectors]  # by name, as ARRAYS
-Problems = list[str | None]  # of each pair
 
 
 class Preparer(Protocol):
@@ -41,6 +37,15 @@ class Preparer(Protocol):
         ...
 
 
+class Tags(Protocol):
+    """The likeliest words for each of P pairs' pictures, the first the likeliest; probabilities (P, k) float32."""
+
+    @property
+    def words(self) -> Sequence[Sequence[str]]: ...
+    @property
+    def probabilities(self) -> Vectors: ...
+
+
 class Embeddings(Protocol):
     """What one pass gives for P pairs; vectors are (P, dimension) float32 of unit length."""
 
@@ -54,6 +59,8 @@ class Embeddings(Protocol):
     def itc_score(self) -> Vectors: ...
     @property
     def itm_score(self) -> Vectors: ...
+    @property
+    def tags(self) -> Tags | None: ...  # None: the model was not made to tell any
 
 
 class DeviceLostError(ClusterError):
@@ -100,17 +107,18 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How embedded pairs are laid out: which vectors, their dimension and storage type, and kept columns."""
+    """How embedded pairs are laid out: which vectors, their dimension and storage type, kept columns, and tags."""
 
     vectors: tuple[str, ...]
     dimension: int
     storage: str
     keep: tuple[Keep, ...]
+    tags: Tagging | None = None
 
     @property
     def schema(self) -> pa.Schema:
         """Of the batches that leave the actors."""
-        return embedded_schema(self.keep, self.vectors, self.dimension, self.storage)
+        return embedded_schema(self.keep, self.vectors, self.dimension, self.storage, self.tags)
 
 
 def embed_batch(
@@ -150,7 +158,7 @@ def require_sane(embeddings: Embeddings) -> None:
     Raises:
         ClusterError: a vector or score cannot be stored.
     """
-    if problem := _problems({name: getattr(embeddings, name) for name in ARRAYS})[0]:
+    if problem := problems_of(arrays_of(embeddings, tagged=False))[0]:
         raise ClusterError(f"of a plain grey picture, {problem}: look at the GPU, or at the checkpoint")
 
 
@@ -161,7 +169,7 @@ def _call(samples: pa.Table, embedder: Embedder, stored: Stored) -> list[pa.Tabl
     image_of = pc.list_parent_indices(samples["captions"]).to_numpy()
     token_ids = pc.struct_field(captions, "token_ids").to_pylist()
     began = time.perf_counter()
-    arrays, problems = _embedded(embedder, pixels, token_ids, image_of, stored.dimension)
+    arrays, problems = _embedded(embedder, pixels, token_ids, image_of, stored)
     seconds = time.perf_counter() - began
     told = {"kind": str(Kind.CALL), "pairs": len(image_of), "seconds": seconds, "detail": embedder.dtype}
     record = pa.table({name: [value] for name, value in told.items()})
@@ -177,19 +185,20 @@ def _square(value: pa.Scalar) -> Pixels:
 
 
 def _embedded(
-    embedder: Embedder, pixels: Pixels, token_ids: list[list[int]], image_of: Images, dimension: int
+    embedder: Embedder, pixels: Pixels, token_ids: list[list[int]], image_of: Images, stored: Stored
 ) -> tuple[Arrays, Problems]:
     """The vectors and scores of all pairs, and what is wrong with each, also when it is embedded alone in float32."""
-    embeddings = embedder.embed(pixels, token_ids, image_of.tolist())
-    _require_shapes(embeddings, len(image_of), dimension)
-    arrays = {name: getattr(embeddings, name) for name in ARRAYS}
-    problems = _problems(arrays)
+    tagged = stored.tags is not None
+    arrays = arrays_of(embedder.embed(pixels, token_ids, image_of.tolist()), tagged=tagged)
+    require_shapes(arrays, len(image_of), stored.dimension)
+    problems = problems_of(arrays)
     for i in [i for i, problem in enumerate(problems) if problem]:
-        alone = embedder.embed_exactly(pixels[image_of[i : i + 1]], token_ids[i : i + 1], [0])
-        (problem,) = _problems({name: getattr(alone, name) for name in ARRAYS})
+        exactly = embedder.embed_exactly(pixels[image_of[i : i + 1]], token_ids[i : i + 1], [0])
+        alone = arrays_of(exactly, tagged=tagged)
+        (problem,) = problems_of(alone)
         problems[i] = problem and f"{problems[i]}; alone in float32, {problem}"
         if problem is None:
-            arrays = {name: np.concatenate([a[:i], getattr(alone, name), a[i + 1 :]]) for name, a in arrays.items()}
+            arrays = {name: np.concatenate([a[:i], alone[name], a[i + 1 :]]) for name, a in arrays.items()}
     return arrays, problems
 
 
@@ -208,30 +217,9 @@ def _pairs(
         columns[EMBEDDING_COLUMNS[vector]] = _fixed_size_list(arrays[vector], stored.storage)
     columns["itc_score"] = pa.array(arrays["itc_score"], pa.float32())
     columns["itm_score"] = pa.array(arrays["itm_score"], pa.float32())
+    for field in tag_fields(stored.tags):
+        columns[field.name] = pa.array(list(arrays[field.name]), field.type)
     return _conform(pa.table(columns), stored.schema)
-
-
-def _require_shapes(embeddings: Embeddings, pairs: int, dimension: int) -> None:
-    """Refuse a model that is not the one of the contract, before anything of it is kept."""
-    for name in EMBEDDING_COLUMNS:
-        if (shape := getattr(embeddings, name).shape) != (pairs, dimension):
-            raise ContractError(
-                f"the model gave {EMBEDDING_COLUMNS[name]} of shape {shape} for {pairs} pairs of dimension "
-                f"{dimension}: it is not the one that the table's contract names"
-            )
-
-
-def _problems(arrays: Arrays) -> Problems:
-    """What is wrong with each pair, if anything: we store what is finite, and vectors of unit length."""
-    found: Problems = [None] * len(arrays["itc_score"])
-    for name, array in reversed(arrays.items()):  # the first named is told
-        if name in EMBEDDING_COLUMNS:
-            norms = np.linalg.norm(array, axis=1)
-            wrong = [None if abs(n - 1) <= UNIT_TOLERANCE else f"{name}_embedding has length {n}, not 1" for n in norms]
-        else:
-            wrong = [None if math.isfinite(score) else f"{name} is {score}" for score in array]
-        found = [mine or before for mine, before in zip(wrong, found, strict=True)]
-    return found
 
 
 def _fixed_size_list(vectors: Vectors, storage: str) -> pa.Array:

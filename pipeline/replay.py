@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import ReadConfig, WriteConfig
+from pipeline.config import EmbedConfig, ReadConfig, WriteConfig
 from pipeline.database import Database
 from pipeline.errors import ConfigError, InputError, RejectReason
 from pipeline.gather import Positions
 from pipeline.ledger import Ledger
 from pipeline.plan import identity
 from pipeline.records import SliceRecord
-from pipeline.schema import EMBEDDING_COLUMNS
+from pipeline.schema import EMBEDDING_COLUMNS, tagging_of
 from pipeline.shards import Listing, Slice, cut
 from pipeline.table import latest
 from pipeline.work import Attempts, Work
@@ -39,8 +39,8 @@ class Replay:
     left: dict[str, str]
 
 
-def as_embedded(write: WriteConfig, max_pixels: int) -> tuple[ReadConfig, WriteConfig]:
-    """How a dataset was read and is stored, told by its table and its ledger.
+def as_embedded(write: WriteConfig, embed: EmbedConfig, max_pixels: int) -> tuple[ReadConfig, WriteConfig, EmbedConfig]:
+    """How a dataset was read and is stored, tags and all, told by its table and its ledger.
 
     Raises:
         TableError: there is no such table.
@@ -57,7 +57,7 @@ def as_embedded(write: WriteConfig, max_pixels: int) -> tuple[ReadConfig, WriteC
     )
     vectors = tuple(v for v, column in EMBEDDING_COLUMNS.items() if column in schema.names)
     storage = "float16" if schema.field(EMBEDDING_COLUMNS[vectors[0]]).type.value_type == pa.float16() else "float32"
-    return read, replace(write, vectors=vectors, storage=storage)
+    return read, replace(write, vectors=vectors, storage=storage), replace(embed, tags=tagging_of(schema))
 
 
 def rejected(database: Database, dataset: str, current: Mapping[str, SliceRecord]) -> dict[str, dict[int, str]]:

@@ -7,12 +7,16 @@ The batches are flat: each row is of one `Kind`, and the columns that its kind d
     table                          rows_schema (`<table>`) and REJECTS (`<table>_rejects`)
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 
 import pyarrow as pa
 
-from pipeline.config import VECTORS, Keep
+from pipeline.config import TAG_COLUMNS, VECTORS, Keep, Tagging
+
+TAGS_KEY = b"bridgelake.tags"  # in the column's own metadata: what it was asked for
 
 
 class Kind(StrEnum):
@@ -163,15 +167,34 @@ def keep_fields(keep: Sequence[Keep]) -> list[pa.Field]:
     return [pa.field(k.name, VALUE_TYPES[k.type or "string"]) for k in sorted(keep, key=lambda k: k.name)]
 
 
+def tag_fields(tagging: Tagging | None) -> list[pa.Field]:
+    """A picture's words, the likeliest first, and their probabilities. Two lists: filters know no list of structs."""
+    if tagging is None:
+        return []
+    words, probabilities = TAG_COLUMNS
+    asked = {TAGS_KEY: json.dumps(asdict(tagging), sort_keys=True)}
+    return [pa.field(words, pa.list_(pa.string()), metadata=asked), pa.field(probabilities, pa.list_(pa.float32()))]
+
+
+def tagging_of(schema: pa.Schema) -> Tagging | None:
+    """What a table's tags were asked for; None if it has none, or a column of that name which is the user's."""
+    words = TAG_COLUMNS[0]
+    asked = (schema.field(words).metadata or {}).get(TAGS_KEY) if words in schema.names else None
+    return Tagging(**json.loads(asked)) if asked else None
+
+
 def prepared_schema(keep: Sequence[Keep]) -> pa.Schema:
     """Batches from the readers to the actors. `pixels` is a uint8 square, height x width x 3."""
     pixels = [pa.field("pixels", pa.large_binary()), pa.field("captions", CAPTIONS)]
     return pa.schema([*WHERE, *SOURCE, *pixels, *REPORT, *keep_fields(keep)])
 
 
-def embedded_schema(keep: Sequence[Keep], vectors: Sequence[str], dimension: int, storage: str) -> pa.Schema:
+def embedded_schema(
+    keep: Sequence[Keep], vectors: Sequence[str], dimension: int, storage: str, tags: Tagging | None = None
+) -> pa.Schema:
     """Batches from the actors to the writers."""
-    return pa.schema([*WHERE, *SOURCE, *vector_fields(vectors, dimension, storage), *REPORT, *keep_fields(keep)])
+    made = [*vector_fields(vectors, dimension, storage), *tag_fields(tags)]
+    return pa.schema([*WHERE, *SOURCE, *made, *REPORT, *keep_fields(keep)])
 
 
 def vector_fields(vectors: Sequence[str], dimension: int, storage: str) -> list[pa.Field]:
@@ -181,7 +204,9 @@ def vector_fields(vectors: Sequence[str], dimension: int, storage: str) -> list[
     return [*lists, pa.field("itc_score", pa.float32()), pa.field("itm_score", pa.float32())]
 
 
-def rows_schema(keep: Sequence[Keep], vectors: Sequence[str], dimension: int, storage: str) -> pa.Schema:
+def rows_schema(
+    keep: Sequence[Keep], vectors: Sequence[str], dimension: int, storage: str, tags: Tagging | None = None
+) -> pa.Schema:
     """`<table>`: one row an embedded pair."""
     return pa.schema(
         [
@@ -189,6 +214,7 @@ def rows_schema(keep: Sequence[Keep], vectors: Sequence[str], dimension: int, st
             pa.field("dataset", pa.string()),
             *SOURCE,
             *vector_fields(vectors, dimension, storage),
+            *tag_fields(tags),
             *keep_fields(keep),
             pa.field("run_id", pa.string()),
         ]

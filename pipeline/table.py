@@ -11,7 +11,7 @@ import lance
 import pyarrow as pa
 
 from pipeline.config import Contract
-from pipeline.contract import Layout, contract_of, require_columns, require_contract
+from pipeline.contract import Layout, contract_of, require_columns, require_contract, require_tags
 from pipeline.database import Database, naming
 from pipeline.errors import CommitConflictError, TableError
 from pipeline.records import SLICES_PROPERTY, SliceRecord, carried
@@ -56,6 +56,7 @@ class Rows:
         """
         where = self._database.path()
         require_contract(where, self.contract, layout.contract)
+        require_tags(where, self.dataset.schema, layout.schema)
         require_columns(where, self.dataset.schema, layout.schema)
 
     def commits_since(self, version: int) -> Iterator[tuple[int, list[SliceRecord]]]:

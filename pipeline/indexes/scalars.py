@@ -4,12 +4,13 @@ import time
 from dataclasses import dataclass
 
 import lance
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.database import Database
 from pipeline.indexes.build import again, described, fold, latest
 
-SCALARS = ("id", "shard", "sha256", "itc_score", "itm_score")
+SCALARS = ("id", "shard", "sha256", "itc_score", "itm_score", "tags")
 CAPTION = "caption"
 _FEW = 2_000  # different values, up to which each has a bitmap of its rows
 
@@ -53,6 +54,8 @@ def _index(database: Database, column: str) -> Small:
 def _kind(dataset: lance.LanceDataset, column: str) -> str:
     if column == CAPTION:
         return "INVERTED"
+    if pa.types.is_list(dataset.schema.field(column).type):
+        return "LABEL_LIST"
     return "BITMAP" if column == "shard" and _few(dataset, column) else "BTREE"
 
 

@@ -7,14 +7,16 @@ Memory: a batch, a count for each shard, and for the doubled ids 8 bytes a row, 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.config import TAG_COLUMNS
 from pipeline.samples import row_id
-from pipeline.schema import EMBEDDING_COLUMNS
+from pipeline.schema import EMBEDDING_COLUMNS, tagging_of
 from pipeline.upkeep.accounts import Place
 from pipeline.upkeep.findings import Findings
 
@@ -47,8 +49,9 @@ def take_census(dataset: lance.LanceDataset, findings: Findings) -> Census:
         findings: where what is wrong goes.
     """
     vectors = [name for name in EMBEDDING_COLUMNS.values() if name in dataset.schema.names]
+    tags = TAG_COLUMNS if tagging_of(dataset.schema) else ()
     census = Census()
-    for batch in _batches(dataset, ["id", *_NAME, *vectors, *_SCORES]):
+    for batch in _batches(dataset, ["id", *_NAME, *vectors, *_SCORES, *tags]):
         census.rows += batch.num_rows
         names = list(zip(*(batch[c].to_pylist() for c in _NAME), strict=True))
         census.by_shard.update((dataset_, shard) for dataset_, shard, _, _ in names)
@@ -87,6 +90,18 @@ def _unfit(
         fits = (values >= low - _SCORE_TOLERANCE) & (values <= high + _SCORE_TOLERANCE)
         for i in np.flatnonzero(~fits).tolist():
             yield i, ("score", f"{score} is {values[i]:.6g}, not within {low:g} and {high:g}")
+    if set(TAG_COLUMNS) <= set(batch.schema.names):
+        for i, told in enumerate(zip(*(batch[c].to_pylist() for c in TAG_COLUMNS), strict=True)):
+            if not _fit_together(*told):
+                yield i, ("tags", f"{told[0]} and {told[1]} are not different words and falling probabilities")
+
+
+def _fit_together(words: list[str] | None, probabilities: list[float] | None) -> bool:
+    """Whether a picture's tags can be what a model told; a row of a run without tags has none."""
+    if words is None or probabilities is None:
+        return words is None and probabilities is None
+    falling = all(a >= b for a, b in pairwise([1 + _SCORE_TOLERANCE, *probabilities, 0]))
+    return falling and len(set(words)) == len(words) == len(probabilities)
 
 
 def _lengths(column: pa.FixedSizeListArray) -> Floats:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from model import ModelSpec
-from pipeline.config import Contract
+from pipeline.config import Contract, Tagging
 from pipeline.embed import Model, Pixels, Vectors
 
 DIMENSION = 8
@@ -81,6 +81,6 @@ def _unit(values: np.ndarray) -> Vectors:
 MODEL = Model(CONTRACT, SmallPreparer, SmallEmbedder)
 
 
-def as_model(spec: ModelSpec) -> Model:
+def as_model(spec: ModelSpec, tags: Tagging | None = None) -> Model:
     """In the place of bridgelake's own, whatever checkpoint was asked for."""
     return MODEL

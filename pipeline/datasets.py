@@ -105,7 +105,7 @@ def _declare(database: Database, layout: Layout, ledger: Ledger, config: RunConf
 def _kept(config: RunConfig, listing: Listing, table: pa.Schema, dimension: int) -> tuple[Keep, ...]:
     """The columns to bring along: those that the table has, and new ones with types told from the data."""
     write, read = config.write, config.read
-    own = rows_schema((), write.vectors, dimension, write.storage).names
+    own = rows_schema((), write.vectors, dimension, write.storage, config.embed.tags).names
     names = {kind: name for name, kind in VALUE_TYPES.items()}
     theirs = {f.name: Keep(f.name, names[f.type], asked=False) for f in table if f.name not in own and f.type in names}
     asked = {k.name: replace(k, type=k.type or getattr(theirs.get(k.name), "type", None)) for k in read.keep}

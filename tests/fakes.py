@@ -2,8 +2,9 @@
 
 A picture is its first value b, and its image embedding the unit vector number b mod 4. A caption is its words; a
 word's token is its length, the text embedding the unit vector number (words mod 4). The cross embedding is half-way
-between the two. itc_score is 1 where they agree and 0 where not, itm_score 0.75 and 0.25. More than eight words are
-cut, and a caption with the word NaN breaks the model.
+between the two. itc_score is 1 where they agree and 0 where not, itm_score 0.75 and 0.25. The tags are the words
+number b mod 4 and the next one, with 0.5 and 0.25. More than eight words are cut, and a caption with the word NaN
+breaks the model.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,14 @@ DIMENSION = 4
 SIDE = 2
 MOST_WORDS = 8
 NAN_TOKEN = 0
+WORDS = ("cat", "dog", "owl", "it's")
 CONTRACT = Contract("w" * 8, "fake", "main", "2x2", DIMENSION)
+
+
+@dataclass(frozen=True)
+class FakeTags:
+    words: list[list[str]]
+    probabilities: Vectors
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class FakeEmbeddings:
     cross: Vectors
     itc_score: Vectors
     itm_score: Vectors
+    tags: FakeTags | None = None
 
 
 class FakePreparer:
@@ -63,7 +72,9 @@ class FakeEmbedder:
         between = image + text
         cross = between / np.linalg.norm(between, axis=1, keepdims=True)
         itc = (image * text).sum(axis=1)
-        return FakeEmbeddings(image, text, cross, itc, 0.25 + itc / 2)
+        words = [[WORDS[(int(pixels[i, 0, 0, 0]) + n) % 4] for n in range(2)] for i in image_of]
+        tags = FakeTags(words, np.tile(np.float32([0.5, 0.25]), (len(words), 1)))
+        return FakeEmbeddings(image, text, cross, itc, 0.25 + itc / 2, tags)
 
     def embed_exactly(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> FakeEmbeddings:
         return FakeEmbedder().embed(pixels, token_ids, image_of)  # is not remembered as a call

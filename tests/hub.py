@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     lfs: bool = True
     requests: list[tuple[str, str]] = field(default_factory=list)
+    parts: list[tuple[str, int]] = field(default_factory=list)  # of files that were asked for in parts: name and bytes
 
     def push(self, model: str, folder: Path, branch: str = "main") -> str:
         """Publish a folder as it is now; its commit depends on the content."""
@@ -97,7 +99,14 @@ class Handler(BaseHTTPRequestHandler):
         content = (self.hub.commits[model][commit] / name).read_bytes()
         etag = hashlib.sha256(content).hexdigest()
         etag = etag if name.endswith((".safetensors", ".bin")) and self.hub.lfs else etag[:40]
-        self._send(200, content, {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}, body=body)
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            part = slice(int(asked[1]), int(asked[2]) + 1)
+            headers["Content-Range"] = f"bytes {part.start}-{min(part.stop, len(content)) - 1}/{len(content)}"
+            self.hub.parts.append((name, len(content[part])))
+            self._send(206, content[part], headers, body=body)
+        else:
+            self._send(200, content, headers, body=body)
 
     def _send(self, status: int, content: bytes, headers: dict[str, str], *, body: bool) -> None:
         self.send_response(status)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.barred import Barred, Takedowns
 from pipeline.committer import Committer
-from pipeline.config import ReadConfig
+from pipeline.config import ReadConfig, Tagging
 from pipeline.contract import Layout
 from pipeline.database import Database
 from pipeline.embed import Model, Stored, embed_batch
@@ -37,15 +37,17 @@ class Lake:
     dataset: str = "laion"
     model: Model = field(default_factory=fake_model)
     storage: str = "float16"
+    tags: Tagging | None = None
 
     @property
     def stored(self) -> Stored:
-        return Stored(("image", "text", "cross"), self.model.contract.dimension, self.storage, ())
+        return Stored(("image", "text", "cross"), self.model.contract.dimension, self.storage, (), self.tags)
 
     @property
     def layout(self) -> Layout:
         stored = self.stored
-        return Layout(rows_schema((), stored.vectors, stored.dimension, stored.storage), self.model.contract)
+        schema = rows_schema((), stored.vectors, stored.dimension, stored.storage, stored.tags)
+        return Layout(schema, self.model.contract)
 
     @property
     def database(self) -> Database:
@@ -126,8 +128,8 @@ class Lake:
 
 
 def two_runs(folder: Path) -> Lake:
-    """Three shards by two runs: 5 rows and 2 rejects each."""
-    lake = Lake(folder)
+    """Three shards by two runs: 5 rows with tags and 2 rejects each."""
+    lake = Lake(folder, tags=Tagging(2))
     for i in range(3):
         lake.write(f"{i}.tar", 10 * i, 5, 2)
     lake.run("0.tar", "1.tar")

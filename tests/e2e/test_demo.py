@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bridgelake import DEFAULT_MODEL
+from bridgelake import DEFAULT_MODEL, Lake
 from demo.pack import Packed, pack
 from pipeline.fetch import fetch_image
 from tests.conftest import REPOSITORY
 from tests.stock import Stock
 
 PAIRS = 240
+PROMPT = "a picture of a <mask> and a"
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +29,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return pack(tmp_path_factory.mktemp("shards"), pairs=PAIRS, seed=7)
 
 
-def embed(packed: Packed, db: Path, *inputs: str) -> dict[str, object]:
+def embed(packed: Packed, db: Path, *inputs: str, options: Sequence[str] = ()) -> dict[str, object]:
     command = [sys.executable, "jobs/embed_laion.py", "--db", str(db), "--keep", "distance", "--json"]
     command += ["--dtype", "float32"]  # as the stock classes compute
-    command += [f"--input={packed.folder}/{name}" for name in inputs]
+    command += [f"--input={packed.folder}/{name}" for name in inputs] + list(options)
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
@@ -43,7 +45,7 @@ def table(db: Path, name: str = "laion") -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def lake(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     db = tmp_path_factory.mktemp("lake")
-    summary = embed(packed, db, "")
+    summary = embed(packed, db, "", options=("--tags", "5", "--tag-prompt", PROMPT))
     assert (summary["rows"], summary["truncated"]) == (packed.pairs, packed.long_captions)
     return db
 
@@ -70,7 +72,7 @@ def test_demo_ids_are_stable_over_runs_and_shard_order(packed: Packed, lake: Pat
 
 def test_demo_rows_equal_the_stock_classes_run_by_hand(packed: Packed, lake: Path) -> None:
     rows = table(lake).sort_values("id").head(40)
-    stock = Stock(Path(DEFAULT_MODEL), heads=("itc", "itm"))
+    stock = Stock(Path(DEFAULT_MODEL))
     by_id = {row["id"]: row for row in lancedb.connect(lake).open_table("laion").to_arrow().to_pylist()}
     fetched = [fetch_image(by_id[one], str(packed.folder)) for one in rows["id"]]
     pictures = [Image.open(BytesIO(data)).convert("RGB") for data in fetched]
@@ -84,3 +86,69 @@ def test_demo_rows_equal_the_stock_classes_run_by_hand(packed: Packed, lake: Pat
     np.testing.assert_allclose(rows["itc_score"], (truth.image * truth.text).sum(axis=1), atol=1e-5)
     odds = np.exp(truth.itm - truth.itm.max(axis=1, keepdims=True))
     np.testing.assert_allclose(rows["itm_score"], odds[:, 1] / odds.sum(axis=1), atol=1e-5)
+    for one, wanted in zip(rows.to_dict("records"), likeliest(stock, pictures), strict=True):
+        assert list(one["tags"]) == list(wanted)
+        np.testing.assert_allclose(one["tag_probabilities"], list(wanted.values()), atol=1e-5)
+
+
+def likeliest(stock: Stock, pictures: list[Image.Image]) -> list[dict[str, float]]:
+    """The five likeliest words for the prompt, by transformers' BridgeTowerForMaskedLM."""
+    tokenizer = stock.processor.tokenizer
+    place = tokenizer(PROMPT)["input_ids"].index(tokenizer.mask_token_id)
+    tokens = [(i, tokenizer.decode([i])) for i in range(len(tokenizer))]
+    found = []
+    for logits in np.float64(stock(pictures, [PROMPT] * len(pictures)).mlm)[:, place]:
+        odds = np.exp(logits - logits.max())
+        words: Counter[str] = Counter()
+        for i, text in tokens:
+            if text.startswith(" ") and text[1:].isalpha() and len(text) > 2:
+                words[text[1:].lower()] += odds[i] / odds.sum()
+        found.append(dict(words.most_common(5)))
+    return found
+
+
+CONDITIONS = {
+    "array_has(tags, 'red')": lambda r: "red" in r["tags"],
+    "NOT array_has(tags, 'red')": lambda r: "red" not in r["tags"],
+    "array_has(tags, 'blue') AND width > 200": lambda r: "blue" in r["tags"] and r["width"] > 200,
+    "array_has_any(tags, ['red', 'blue'])": lambda r: bool({"red", "blue"} & set(r["tags"])),
+    "array_has_all(tags, ['red', 'blue'])": lambda r: {"red", "blue"} <= set(r["tags"]),
+    "tags[1] = 'green'": lambda r: r["tags"][0] == "green",
+    "tag_probabilities[1] > 0.9": lambda r: r["tag_probabilities"][0] > np.float32(0.9),
+    "tag_probabilities[CAST(array_position(tags, 'red') AS BIGINT)] > 0.2": lambda r: (
+        "red" in r["tags"] and r["tag_probabilities"][list(r["tags"]).index("red")] > 0.2
+    ),
+}
+
+
+@pytest.mark.parametrize("where", CONDITIONS)
+def test_demo_is_filtered_by_tags_as_pandas_does(where: str, lake: Path) -> None:
+    rows = table(lake)
+    wanted = set(rows[rows.apply(CONDITIONS[where], axis=1)]["id"])
+    assert 0 < len(wanted) < len(rows)
+    asked = Lake(str(lake))
+    found = asked.search("a red ring", where=where, limit=len(rows), one_per_image=False)
+    assert {hit["id"] for hit in found.to_list()} == wanted
+    assert set(asked.sql(f"SELECT id FROM samples WHERE {where}").to_pandas()["id"]) == wanted
+    some = asked.sql(f"SELECT id, tags FROM search('a red ring', 5) WHERE {where}").to_pandas()
+    assert set(some["id"]) <= wanted
+
+
+def test_demo_where_over_a_search_asks_for_tags_before_it(lake: Path) -> None:
+    """So that as many rows come as were asked for, of the few that have the word."""
+    asked = Lake(str(lake))
+    where = "array_has(h.tags, 'purple') AND NOT array_has(h.tags, 'red')"
+    told = asked.sql(f"EXPLAIN SELECT id FROM search('a red ring', 5) h WHERE {where}").to_pandas().to_string()
+    assert "before it: array_has(`tags`, 'purple') AND (NOT array_has(`tags`, 'red'))" in told
+    assert len(asked.sql(f"SELECT id FROM search('a red ring', 5) h WHERE {where}").to_list()) == 5
+
+
+def test_demo_exports_tell_tags_in_every_format(lake: Path, tmp_path: Path) -> None:
+    rows = table(lake).set_index("id")
+    one = rows.index[0]
+    where, tags = f"id = '{one}'", list(rows.loc[one, "tags"])
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        assert Lake(str(lake)).export(str(tmp_path / name), where=where).rows == 1
+    assert json.loads(pd.read_csv(tmp_path / "a.csv")["tags"][0]) == tags
+    assert pd.read_json(tmp_path / "a.jsonl", lines=True)["tags"][0] == tags
+    assert list(pd.read_parquet(tmp_path / "a.parquet")["tags"][0]) == tags

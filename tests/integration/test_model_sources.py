@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from model.spec import hash_weights
-from tests.checkpoints import config, rewrite, write
+from tests.checkpoints import as_bin, config, rewrite, without, write
 from tests.hub import Hub, serve
 
 TOKEN = "hf_" + "thisisasecretofthetests"  # joined, so that no scanner takes it for a real one
@@ -26,6 +26,9 @@ source, revision, step = sys.argv[1:]
 try:
     spec = model.resolve(source, revision or None)
     folder = str(spec.fetch()) if step == "fetch" else ""
+    if step == "mlm":
+        from model.heads import require_mlm
+        require_mlm(spec)
     if step == "prepare":
         spec.preparer().captions(["cats"])
     print(json.dumps({**dataclasses.asdict(spec), "folder": folder, "torch": "torch" in sys.modules}))
@@ -93,6 +96,23 @@ def test_hub_id_is_resolved_to_one_commit_without_fetching_weights(hub: Hub, che
     assert (spec["source"], spec["revision"], spec["weights"]) == (ID, commit, hash_weights(checkpoint))
     assert hub.fetched("config.json")
     assert not hub.fetched(".safetensors")
+
+
+def test_hub_weights_are_looked_into_for_an_mlm_head_and_not_fetched(
+    hub: Hub, checkpoint: Path, tmp_path: Path
+) -> None:
+    hub.push(ID, checkpoint)
+    finish(start(tmp_path, ID, "", "mlm", HF_ENDPOINT=hub.url))
+    rewrite(checkpoint, without("mlm_score"))
+    as_bin(checkpoint)
+    size = (checkpoint / "pytorch_model.bin").stat().st_size
+    hub.push(ID, checkpoint)
+    said = refused(start(tmp_path, ID, "", "mlm", HF_ENDPOINT=hub.url))
+    assert said.startswith(f"ModelError {ID} cannot fill masks (it has no MLM head)")
+    assert {name for name, _ in hub.parts} == {"model.safetensors", "pytorch_model.bin"}
+    assert all(part <= max(size, 2**20 + 8) for _, part in hub.parts)
+    assert not list((tmp_path / "hf").rglob("model.safetensors"))
+    assert not list((tmp_path / "hf").rglob("pytorch_model.bin"))
 
 
 def test_hub_id_is_fetched_once_and_of_two_kinds_of_weights_only_one(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Contract, EmbedConfig, Keep, ReadConfig, RunConfig, WriteConfig
+from pipeline.config import Contract, EmbedConfig, Keep, ReadConfig, RunConfig, Tagging, WriteConfig
 from pipeline.errors import ConfigError
 
 READ = ReadConfig(("a.tar",))
@@ -26,6 +26,10 @@ READ = ReadConfig(("a.tar",))
         (EmbedConfig, {"num_gpus": float("nan")}, "--num-gpus nan"),
         (EmbedConfig, {"num_gpus": -0.5}, "--num-gpus -0.5"),
         (EmbedConfig, {"actors": 0}, "--actors 0"),
+        (Tagging, {"count": 0}, "--tags 0 .* 1 to 50"),
+        (Tagging, {"count": 51}, "--tags 51"),
+        (Tagging, {"count": 1, "prompt": "a cat"}, "--tag-prompt 'a cat' .* with <mask> in it, once"),
+        (Tagging, {"count": 1, "prompt": "<mask> <mask>"}, "--tag-prompt '<mask> <mask>'"),
         (WriteConfig, {"db": "d", "table": "1st"}, "--table '1st' .* a letter, then"),
         (WriteConfig, {"db": "d", "table": "a/b"}, "--table 'a/b'"),
         (WriteConfig, {"db": "d", "table": "laion_rejects"}, "--table 'laion_rejects' .* does not end in _rejects"),
@@ -67,6 +71,14 @@ def test_config_edges_that_are_allowed() -> None:
     assert EmbedConfig(num_gpus=0).num_gpus == 0
     assert EmbedConfig(num_gpus=1).num_gpus == 1
     assert WriteConfig("d", commit_seconds=0, fragment_rows=1).table == "laion"
+
+
+@pytest.mark.parametrize("name", ["tags", "Tag_Probabilities"])
+def test_config_refuses_to_keep_what_the_tags_fill(name: str) -> None:
+    read, write = ReadConfig(("a.tar",), keep=(Keep(name),)), WriteConfig("d")
+    assert RunConfig(read, write).embed.tags is None
+    with pytest.raises(ConfigError, match=f"--keep '{name}' .* any other column beside --tags"):
+        RunConfig(read, write, EmbedConfig(tags=Tagging(1)))
 
 
 def test_config_is_frozen() -> None:

@@ -108,18 +108,28 @@ def test_rejects_of_taken_down_pairs_are_purged_too(lake: Lake) -> None:
 
 def test_indexes_name_nothing_that_was_purged_and_answer_as_before(lake: Lake) -> None:
     table = lake.rows()
-    for column, kind in (("id", "BTREE"), ("url", "BITMAP"), ("sha256", "BITMAP"), ("caption", "INVERTED")):
+    for column, kind in (
+        ("id", "BTREE"),
+        ("url", "BITMAP"),
+        ("sha256", "BITMAP"),
+        ("caption", "INVERTED"),
+        ("tags", "LABEL_LIST"),
+    ):
         lake.rows().create_scalar_index(column, kind)
     lake.rows().create_index("image_embedding", "IVF_FLAT", num_partitions=2, metric="cosine")
     taken = {of(3), url(3), sha256(lake, 3)}
     kept = table.to_table(columns=["id", "sha256"], filter=f"url = '{url(4)}'").to_pylist()[0]
     done = purged(lake, ids=(of(3),))
     assert done.purged is not None
-    assert sorted(done.purged.indexes) == ["sha256_idx", "url_idx"]  # a bitmap keeps the keys of rows that went
+    assert sorted(done.purged.indexes) == [
+        "sha256_idx",
+        "tags_idx",
+        "url_idx",
+    ]  # a bitmap keeps the keys of rows that went
     assert taken.isdisjoint(strings(lake))
     table = lake.rows()
     assert {index["name"] for index in table.list_indices()} == {
-        *(f"{c}_idx" for c in ("id", "url", "sha256", "caption", "image_embedding"))
+        *(f"{c}_idx" for c in ("id", "url", "sha256", "caption", "tags", "image_embedding"))
     }
     for column, value in (("id", kept["id"]), ("url", url(4)), ("sha256", kept["sha256"])):
         assert table.to_table(filter=f"{column} = '{value}'")["id"].to_pylist() == [kept["id"]]

@@ -17,9 +17,10 @@ import pytest
 import pipeline.cluster
 import pipeline.prepare
 import pipeline.run
-from pipeline.config import EmbedConfig, FaultConfig, Keep, ReadConfig, RunConfig, WriteConfig
+from pipeline.config import EmbedConfig, FaultConfig, Keep, ReadConfig, RunConfig, Tagging, WriteConfig
 from pipeline.database import Database
 from pipeline.datasets import Place
+from pipeline.decode import decode
 from pipeline.embed import Model, embed_batch
 from pipeline.errors import ConfigError, ContractError, InputError, ShardError, TableError
 from pipeline.follow import Follow
@@ -27,6 +28,7 @@ from pipeline.gather import inspect_block
 from pipeline.ledger import Ledger
 from pipeline.prepare import prepare_slice
 from pipeline.recheck import _fingerprint
+from pipeline.replay import as_embedded
 from pipeline.roots import source_roots
 from pipeline.run import Run
 from pipeline.shards import Slice
@@ -37,7 +39,7 @@ from pipeline.upkeep.orders import Order
 from pipeline.upkeep.verify import verify
 from pipeline.watch.progress import Counts
 from pipeline.write import Job, write_jobs
-from tests.fakes import CONTRACT, FakeEmbedder, FakePreparer, fake_model
+from tests.fakes import CONTRACT, WORDS, FakeEmbedder, FakePreparer, fake_model
 from tests.shards import members, picture, tar_bytes, write_parquet, write_tar
 
 PARTS = (ReadConfig, FaultConfig)
@@ -106,8 +108,9 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Summ
     def start(*inputs: object, model: Model | None = None, said: Said | None = None, **options: Any) -> Summary:
         of = {part: {f.name: options.pop(f.name) for f in fields(part) if f.name in options} for part in PARTS}
         again = options.pop("replay", None)
+        embed = EmbedConfig(tags=options.pop("tags", None))
         read, faults = ReadConfig(tuple(map(str, inputs)), **of[ReadConfig]), FaultConfig(**of[FaultConfig])
-        config = RunConfig(read, WriteConfig(str(tmp_path / "lake"), **options), EmbedConfig(), faults)
+        config = RunConfig(read, WriteConfig(str(tmp_path / "lake"), **options), embed, faults)
         run = Run(config, model or fake_model(), said or Said())
         return run.start() if again is None else run.replay(again)
 
@@ -291,6 +294,67 @@ def test_run_brings_a_new_column_along_and_goes_on_with_it_unasked(
     start(shard("three.tar"))
     found = {r["shard"]: r["similarity"] for r in rows(tmp_path)}
     assert found == {"one.tar": None, "two.tar": 0.5, "three.tar": 0.5}
+
+
+def test_tags_are_added_by_name_and_a_run_without_them_leaves_its_rows_null(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path
+) -> None:
+    first, second, third = sorted(shards.iterdir())
+    start(first)
+    start(second, tags=Tagging(2))
+    start(third, keep=(Keep("number", "int64"),))
+    os.utime(second, (1, 1))
+    assert start(shards).touched == 1  # and its rows keep what they have
+    found = {(r["shard"], r["key"]): (r["tags"], r["tag_probabilities"]) for r in rows(tmp_path)}
+    told = {key: tags for (shard, key), tags in found.items() if shard == second.name}
+    values = {f"{i:05d}": FakePreparer().picture(decode(picture(i), 10**6).rgb)[0, 0, 0] % 4 for i in range(4, 8)}
+    assert told == {key: ([WORDS[b], WORDS[(b + 1) % 4]], [0.5, 0.25]) for key, b in values.items()}
+    assert {tags for (shard, _), tags in found.items() if shard != second.name} == {(None, None)}
+    assert json.loads(rows(tmp_path, "runs")[1]["configuration"])["embed"]["tags"] == {
+        "count": 2,
+        "prompt": "a photo of a <mask>",
+    }
+    assert not verify(Database(str(tmp_path / "lake"), "laion")).problems
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        (
+            Tagging(3),
+            "laion.lance has 2 tags for 'a photo of a <mask>', this run would add 3 for 'a photo of a <mask>'",
+        ),
+        (Tagging(2, "a <mask>"), "has 2 tags for 'a photo of a <mask>', this run would add 2 for 'a <mask>': use the"),
+    ],
+)
+def test_tags_that_were_asked_for_otherwise_are_refused(
+    start: Callable[..., Summary], shards: Path, tags: Tagging, said: str
+) -> None:
+    start(shards, tags=Tagging(2))
+    assert start(shards, tags=Tagging(2)).skipped == 3
+    with pytest.raises(ContractError, match=said):
+        start(shards, tags=tags)
+
+
+def test_tags_beside_a_column_of_that_name_from_the_metadata_are_refused(
+    start: Callable[..., Summary], tmp_path: Path
+) -> None:
+    fields = json.dumps({"tags": "mine", "caption": "c"}).encode()
+    shard = write_tar(tmp_path / "a.tar", [("a.jpg", members(1)[0][1]), ("a.json", fields)])
+    start(shard, keep=(Keep("tags"),))
+    with pytest.raises(ContractError, match="has a column tags that --keep brought, this run would add 2 for"):
+        start(shard, tags=Tagging(2))
+    assert [r["tags"] for r in rows(tmp_path)] == ["mine"]
+
+
+def test_replay_keeps_the_tags_that_the_table_has(start: Callable[..., Summary], tmp_path: Path) -> None:
+    large = [("big.jpg", picture(3, size=(64, 64))), ("big.txt", b"big")]
+    shard = write_tar(tmp_path / "a.tar", [*members(2), *large])
+    start(shard, max_pixels=2000, tags=Tagging(2, "a <mask>"))
+    _, _, embed = as_embedded(WriteConfig(str(tmp_path / "lake")), EmbedConfig(batch_size=3), 10**6)
+    assert embed == EmbedConfig(batch_size=3, tags=Tagging(2, "a <mask>"))
+    assert start(shard, replay=("too_large",), tags=embed.tags).rows == 1
+    assert [len(r["tags"]) for r in rows(tmp_path)] == [2, 2, 2]
 
 
 def test_run_takes_the_data_where_it_moved_to_and_refuses_a_root_of_other_shards(

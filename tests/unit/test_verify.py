@@ -126,6 +126,12 @@ BROKEN: dict[str, tuple[Break, dict[str, int]]] = {
     "score out of range": (lambda lake: put(lake, itc_score=1.01, itm_score=-0.1), {"score": 2}),
     "score not finite": (lambda lake: put(lake, itm_score=float("nan")), {"score": 1}),
     "no score": (lambda lake: put(lake, itm_score=None), {"score": 1}),
+    "tags of other length": (lambda lake: put(lake, tags=["cat"], tag_probabilities=[0.5, 0.25]), {"tags": 1}),
+    "tags that rise": (lambda lake: put(lake, tags=["cat", "dog"], tag_probabilities=[0.25, 0.5]), {"tags": 1}),
+    "a tag twice": (lambda lake: put(lake, tags=["cat", "cat"], tag_probabilities=[0.5, 0.25]), {"tags": 1}),
+    "tag beyond 1": (lambda lake: put(lake, tags=["cat"], tag_probabilities=[1.5]), {"tags": 1}),
+    "tag not finite": (lambda lake: put(lake, tags=["cat"], tag_probabilities=[float("nan")]), {"tags": 1}),
+    "tags without probabilities": (lambda lake: put(lake, tags=["cat"], tag_probabilities=None), {"tags": 1}),
     "reject doubled": (
         lambda lake: add(lake, reject(lake), suffix="rejects", schema=REJECTS),
         {"doubled reject": 1},

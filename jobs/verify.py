@@ -7,6 +7,7 @@ from bridgelake import DEFAULT_MODEL, Lake
 from bridgelake.wiring import as_model
 from jobs.outcome import finish, show_json
 from pipeline.database import Database
+from pipeline.table import tagging
 from pipeline.upkeep.verify import verify
 
 
@@ -26,8 +27,9 @@ class Options:
 def main(options: Options) -> int:
     """Look, mend if told to, and say what was found; 1 if something is wrong."""
     lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
-    model = as_model(lake.spec) if options.sample > 0 else None
-    found = verify(Database(options.db, options.table), model, options.sample, options.repair)
+    database = Database(options.db, options.table)
+    model = as_model(lake.spec, tagging(database)) if options.sample > 0 else None
+    found = verify(database, model, options.sample, options.repair)
     show_json(found.to_dict()) if options.json else print("\n".join(found.lines()))
     return 0 if found.ok else 1
 

@@ -10,12 +10,13 @@ from functools import partial
 import lance
 import pyarrow as pa
 
-from pipeline.config import Contract
+from pipeline.config import Contract, Tagging
 from pipeline.contract import Layout, contract_of, require_columns, require_contract, require_tags
 from pipeline.database import Database, naming
 from pipeline.errors import CommitConflictError, TableError
 from pipeline.records import SLICES_PROPERTY, SliceRecord, carried
 from pipeline.removal import Removal
+from pipeline.schema import tagging_of
 from pipeline.stores.retry import patiently
 
 
@@ -102,6 +103,12 @@ def latest(database: Database) -> Rows:
     if rows is None:
         raise TableError(f"{database.path()} was removed while this run uses it")
     return rows
+
+
+def tagging(database: Database) -> Tagging | None:
+    """What the table's tags were asked for; None if it has none, or there is no table."""
+    rows = Rows.open(database)
+    return None if rows is None else tagging_of(rows.schema)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 import lance
 import numpy as np
 
+from pipeline.config import TAG_COLUMNS
 from pipeline.contract import require_contract
 from pipeline.database import Database
 from pipeline.decode import Rejected, decode
@@ -15,7 +16,7 @@ from pipeline.embed import Model, Pixels, Preparer
 from pipeline.fetch import Answer
 from pipeline.retrieval.hits import PLACE, fetch_by_dataset
 from pipeline.roots import source_roots
-from pipeline.schema import EMBEDDING_COLUMNS
+from pipeline.schema import EMBEDDING_COLUMNS, tagging_of
 from pipeline.upkeep.accounts import Accounts
 from pipeline.upkeep.findings import Findings
 
@@ -26,6 +27,7 @@ ON_GPU = 1e-2  # in float32: convolutions there may round to 10 bits
 COARSE = 0.1  # in bfloat16 the model itself is coarser, or nothing tells how it computed: cosine 0.995
 _SCORE_APART = 5e-3  # or as far as vectors may, if that is more
 _AT_ONCE = 16  # pictures
+_WORDS, _PROBABILITIES = TAG_COLUMNS
 
 Row = dict[str, Any]
 
@@ -54,8 +56,13 @@ def check_sample(database: Database, accounts: Accounts, model: Model, size: int
         for i, one in enumerate(some):
             fresh = {column: getattr(again, v)[i] for v, column in EMBEDDING_COLUMNS.items()}
             fresh |= {score: getattr(again, score)[i] for score in ("itc_score", "itm_score")}
-            if why := _differs(one.row, fresh, dataset, runs.get(one.row["run_id"], COARSE)):
-                findings.problem("sample", f"{_name(one.row)}: {why}")
+            least = runs.get(one.row["run_id"], COARSE)
+            wrong = _differs(one.row, fresh, dataset, least)
+            if one.row.get(_WORDS) and again.tags is not None:
+                told = dict(zip(again.tags.words[i], again.tags.probabilities[i].tolist(), strict=True))
+                wrong += _differ_in_tags(one.row, told, max(least, _SCORE_APART))
+            if wrong:
+                findings.problem("sample", f"{_name(one.row)}: {'; '.join(wrong)}")
         findings.checked["rows embedded again"] += len(some)
 
 
@@ -63,7 +70,8 @@ def _sample(dataset: lance.LanceDataset, size: int) -> list[Row]:
     there = dataset.count_rows()
     chosen = np.random.default_rng().choice(there, size=min(size, there), replace=False)
     vectors = [c for c in EMBEDDING_COLUMNS.values() if c in dataset.schema.names]
-    columns = [*PLACE, "caption", "width", "height", "run_id", "itc_score", "itm_score", *vectors]
+    tags = TAG_COLUMNS if tagging_of(dataset.schema) else ()
+    columns = [*PLACE, "caption", "width", "height", "run_id", "itc_score", "itm_score", *vectors, *tags]
     rows: list[Row] = dataset.take(sorted(chosen.tolist()), columns=columns).to_pylist()
     return rows
 
@@ -100,8 +108,8 @@ def _name(row: Row) -> str:
     return f"{row['dataset']} {row['shard']} key {row['key']}"
 
 
-def _differs(row: Row, fresh: Mapping[str, Any], dataset: lance.LanceDataset, least: float) -> str:
-    """Why the row is not what the model gives; nothing if it is."""
+def _differs(row: Row, fresh: Mapping[str, Any], dataset: lance.LanceDataset, least: float) -> list[str]:
+    """In what the row is not what the model gives."""
     wrong = []
     for name, value in fresh.items():
         if name not in row:
@@ -111,4 +119,15 @@ def _differs(row: Row, fresh: Mapping[str, Any], dataset: lance.LanceDataset, le
         apart = float(np.linalg.norm(np.asarray(row[name], np.float32) - value))
         if not apart <= allowed:
             wrong.append(f"{name} is {apart:.4g} from what the model gives now, allowed is {allowed:g}")
-    return "; ".join(wrong)
+    return wrong
+
+
+def _differ_in_tags(row: Row, told: Mapping[str, float], allowed: float) -> list[str]:
+    """Words whose probability is another now; one that is no longer told has at most that of the last that is."""
+    last = min(told.values())
+    apart = {
+        word: abs(probability - told.get(word, min(probability, last)))
+        for word, probability in zip(row[_WORDS], row[_PROBABILITIES], strict=True)
+    }
+    said = "tag {!r} is {:.4g} from what the model tells now, allowed is {:g}"
+    return [said.format(word, off, allowed) for word, off in apart.items() if not off <= allowed]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import gpu, waterfall
+from bench import gpu, tags, waterfall
 from bench.model import Options, main
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +56,22 @@ def test_gpu_benchmark_says_where_memory_does_not_suffice(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("size", "gf"), [("large", 390.4), ("base", 101.4)])
 def test_counted_operations_are_those_of_the_readme(size: str, gf: float) -> None:
     assert waterfall.flops_a_pair(size, waterfall.Case(20, 1)) / 1e9 == pytest.approx(gf, abs=0.05)
+
+
+def test_tags_benchmark_tells_what_they_add_in_operations_and_in_time(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    try:
+        tags.main(tags.Options(sizes=("tiny",), captions=(1,), pairs=2, repeats=1))
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert "tiny, 1 captions an image" in printed
+    assert printed.rstrip().endswith("time")
+
+
+@pytest.mark.parametrize(("size", "gf"), [("large", LARGE_GF), ("base", 31.7)])
+def test_counted_operations_of_tags_are_those_of_the_readme(size: str, gf: float) -> None:
+    assert tags.operations(size)[1] == pytest.approx(gf, abs=0.05)
 
 
 def test_cpu_benchmark_prints_both_waterfalls(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from pipeline.sql.parts import (
     CASTS,
     COMPARED,
     FLOAT32,
+    FLOATS,
     INT32,
     INT64,
     NULL,
@@ -55,6 +56,9 @@ _FUNCTIONS = {
     "regexp_like": ((TEXT, TEXT), TRUTH),
     "array_has": ((TEXTS, TEXT), TRUTH),
 }
+
+
+_ELEMENTS = {TEXTS: TEXT, FLOATS: FLOAT32}  # NULL beyond the end
 
 
 def translated(condition: Expr, field: Field) -> str:
@@ -171,6 +175,8 @@ def _in(expr: Expr, parts: Sequence[Part]) -> Part:
 
 def _call(expr: Expr, parts: Sequence[Part]) -> Part:
     name = expr.rex_call_operator()
+    if name == "array_element" and parts[0].type in _ELEMENTS and parts[1].value is not None:
+        return Part(f"array_element({parts[0].text}, {said_of(parts[1], INT64)})", _ELEMENTS[parts[0].type])
     takes, gives = _FUNCTIONS.get(name, ((), ""))
     if len(takes) != len(parts) or not takes:
         raise UntranslatableError

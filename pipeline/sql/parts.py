@@ -14,7 +14,8 @@ import pyarrow as pa
 COMPARED = {"=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}  # and read from the right
 INT32, INT64, FLOAT32, FLOAT64 = "int32", "int64", "float", "double"  # as Arrow calls them
 NUMBERS = (INT32, INT64, FLOAT32, FLOAT64)
-TEXT, TRUTH, TEXTS, NULL = "string", "bool", "texts", "null"
+TEXT, TRUTH, NULL = "string", "bool", "null"
+TEXTS, FLOATS = "list<item: string>", "list<item: float>"
 # Casts that cannot fail: what DataFusion calls the type, what Arrow does, what Lance does, and from what.
 CASTS = {
     "Int64": (INT64, "BIGINT", (INT32,)),
@@ -47,8 +48,8 @@ def column_part(field: pa.Field) -> Part:
     """A stored column."""
     if "`" in field.name or "." in field.name:  # Lance reads a dot as the way into a struct
         raise UntranslatableError
-    kind = TEXTS if pa.types.is_list(field.type) and pa.types.is_string(field.type.value_type) else str(field.type)
-    if kind not in (*NUMBERS, TEXT, TRUTH, TEXTS):
+    kind = f"list<item: {field.type.value_type}>" if pa.types.is_list(field.type) else str(field.type)
+    if kind not in (*NUMBERS, TEXT, TRUTH, TEXTS, FLOATS):
         raise UntranslatableError
     bare = Part(f"`{field.name}`", kind)
     return bare._replace(column=bare)

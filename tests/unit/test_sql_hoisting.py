@@ -189,6 +189,7 @@ ADVERSE = pa.table(
             "",
         ],
         "tags": pa.array([["x"], ["y", "x"], [], None, ["a'b"], [None]] * 2, pa.list_(pa.string())),
+        "odds": pa.array([[0.8], [0.5, 0.1], [], None, [NAN, 0.3], [None]] * 2, pa.list_(pa.float32())),
     }
 )
 
@@ -243,6 +244,9 @@ CONDITIONS = [
         "'a''b' = ANY(tags)",
         "NOT array_has(tags, 'y')",
         "tags IS NULL",
+        *(f"tags[{i}] {sign} 'x'" for i in range(3) for sign in ("=", "<>", "<")),
+        *(f"odds[{i}] {sign} {n}" for i in (1, 2) for sign in SIGNS for n in ("0.8", "0.1", "0.5", "1", "NULL")),
+        "tags[1] IN ('x', 'y') AND NOT odds[2] > 0.2",
         "strpos(caption, 'b') > 1",
     ),
     *("score * 2 > 1.6", "score + score >= 1.6", "width + 1 > 3", "width * width > 9", "sim / 0 > 1", "big % 7 = 5"),

@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import UseAppendAction, arg
 
 from bridgelake import DEFAULT_MODEL, Lake
+from jobs.elsewhere import submitted
 from jobs.options import ComputeOptions, TagOptions, listed
 from jobs.outcome import finish, report
 from pipeline.config import FaultConfig, Keep, ReadConfig, RunConfig, WriteConfig
@@ -59,7 +60,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Run it; 1 if a shard failed."""
+    """Run it, here or as a job on a cluster; 1 if a shard failed."""
     keep = tuple(Keep.parse(k) for k in listed(options.keep))
     read = ReadConfig(options.input, options.image_key, listed(options.caption_key), keep, options.max_pixels)
     vectors = listed(options.vectors)
@@ -71,9 +72,13 @@ def main(options: Options) -> int:
         options.prune,
         options.stall_seconds,
     )
-    lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
     embed = replace(options.compute.config, tags=options.tag.config)
-    return report(lake.run(RunConfig(read, write, embed, faults)), options.json)
+    config = RunConfig(read, write, embed, faults)
+    if address := options.compute.submit:
+        places = {"--input": options.input, "--db": options.db, "--model": options.model}
+        return submitted(address, places | {"--source-root": options.source_root}, options.json)
+    lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
+    return report(lake.run(config), options.json)
 
 
 if __name__ == "__main__":

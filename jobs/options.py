@@ -23,6 +23,7 @@ class ComputeOptions:
     dtype: str = "auto"  # auto, float32 or bfloat16.
     num_gpus: float | None = None  # Share of a GPU that Ray reserves for each actor.
     actors: int | None = None  # At most this many embedding actors. Default: as many as fit.
+    submit: str | None = None  # Run all this as a job on a cluster: its dashboard's URL, such as http://head:8265.
 
     @property
     def config(self) -> EmbedConfig:

@@ -4,6 +4,7 @@
 from dataclasses import dataclass, field
 
 from bridgelake import DEFAULT_MODEL, Lake
+from jobs.elsewhere import submitted
 from jobs.options import ComputeOptions, listed
 from jobs.outcome import finish, report
 from pipeline.config import WriteConfig
@@ -36,6 +37,9 @@ class Options:
 
 def main(options: Options) -> int:
     """Run it; 1 if a shard could not be read again."""
+    if address := options.compute.submit:
+        places = {"--db": options.db, "--model": options.model, "--source-root": options.source_root}
+        return submitted(address, places, options.json)
     write = WriteConfig(options.db, options.table, options.dataset, options.source_root)
     lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
     reasons, embed = listed(options.reason), options.compute.config

@@ -16,6 +16,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayTaskError
 
+from pipeline.capacity import Capacity, capacity
 from pipeline.config import EmbedConfig
 from pipeline.errors import BridgelakeError, ClusterError
 
@@ -28,6 +29,7 @@ class Placement:
     """How the stages are laid out: actors and what Ray reserves for each, and where torch computes."""
 
     actors: int
+    most_actors: int  # if GPU nodes join while it runs
     reader_cpus: float
     num_cpus: float
     num_gpus: float
@@ -46,13 +48,13 @@ class Placement:
 
 
 @contextmanager
-def joined() -> Iterator[dict[str, float]]:
-    """Join the cluster of RAY_ADDRESS, else start one here, quietly; yields its resources.
+def joined() -> Iterator[Capacity]:
+    """Join the cluster of RAY_ADDRESS, else start one here, quietly; yields what it has and may get.
 
     A cluster that was started here is stopped again; one that was joined before is left as it was.
     """
     if ray.is_initialized():
-        yield ray.cluster_resources()
+        yield capacity()
         return
     _quieten()
     elsewhere = os.environ.get("RAY_ADDRESS")
@@ -69,7 +71,7 @@ def joined() -> Iterator[dict[str, float]]:
         hint = "; if it uses tokens, set RAY_AUTH_MODE=token" if elsewhere and "RAY_AUTH_MODE" not in os.environ else ""
         raise ClusterError(f"cannot join Ray at {elsewhere or 'this machine'}: {_first_line(error)}{hint}") from error
     try:
-        yield ray.cluster_resources()
+        yield capacity()
     finally:
         ray.shutdown()
 
@@ -127,17 +129,18 @@ def cause(error: BaseException) -> BridgelakeError:
     return ClusterError(f"the run cannot go on: {lines[-1].strip() if lines else type(found).__name__}")
 
 
-def lay_out(config: EmbedConfig, resources: dict[str, float]) -> Placement:
-    """Choose device and actors from what the cluster has.
+def lay_out(config: EmbedConfig, has: Capacity, slices: int | None = None) -> Placement:
+    """Choose device and actors from what the cluster has and may get.
 
     Args:
         config: what the user asked for.
-        resources: `ray.cluster_resources()`.
+        has: the cluster's nodes.
+        slices: so many are to be read; for fewer than that no nodes need to come.
 
     Raises:
-        ClusterError: a GPU was asked for and the cluster has none.
+        ClusterError: a GPU was asked for, and the cluster has none and can get none.
     """
-    gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
+    gpus, cpus = has.gpus, has.cpus
     if gpus == 0 and (config.device == "gpu" or config.num_gpus):
         raise ClusterError(
             f"--device {config.device} --num-gpus {config.num_gpus or 1:g}: the cluster has no GPU "
@@ -149,21 +152,25 @@ def lay_out(config: EmbedConfig, resources: dict[str, float]) -> Placement:
         raise ClusterError(
             "--num-gpus 0 with a GPU: name the share that each actor takes, such as 0.5, or --device cpu"
         )
-    # No actor has a share of two GPUs.
-    fitting = max(1, int(gpus) * int(1 / share + 1e-9) if share else int(cpus // 2))
+    each = int(1 / share + 1e-9) if share else 0  # actors a GPU; none has a share of two
+    fitting = max(1, int(gpus) * each if share else int(cpus // 2))
+    # Nodes that somebody adds by hand are none that we know of now.
+    most = 2 * fitting if share and not has.scales else fitting
+    if has.scales and slices is not None:
+        fitting = min(fitting, max(1, slices, int(has.gpus_up) * each))
     actors = min(config.actors or fitting, fitting)
     # Half of the CPUs stay with the readers, or many actors on few CPUs would wait for pictures for ever.
     num_cpus = min(1.0 if cpus >= _SMALL else 0.5, math.floor(5000 * cpus / actors) / 10_000)
+    if share:  # what a GPU node has is shared by the actors there, or some would find no CPU beside their GPU
+        num_cpus = min(num_cpus, math.floor(10_000 * has.cpus_per_gpu / each) / 10_000)
     device, dtype = ("cuda", "bfloat16") if on_gpu else ("cpu", "auto")  # each node knows its own CPU
-    where = (
-        f"the cluster has {gpus:g} GPUs and {cpus:g} CPUs" if config.device == "auto" else f"--device {config.device}"
-    )
     return Placement(
         actors=actors,
+        most_actors=min(config.actors or most, most),
         reader_cpus=1.0 if cpus >= 2 else 0.5,  # a single CPU is shared, or the two would wait for each other
         num_cpus=num_cpus,
         num_gpus=share,
         device=device,
         dtype=dtype if config.dtype == "auto" else config.dtype,
-        reason=where,
+        reason=has.describe() if config.device == "auto" else f"--device {config.device}",
     )

@@ -126,7 +126,7 @@ class Run:
         try:
             committer.commit()
             if begin is not None:
-                self._embed(place, committer, begin)
+                self._embed(place, todo, committer, begin)
             outcome = "done"
         except Exception:  # only to record how it ended; raised again
             outcome = "failed"
@@ -138,9 +138,9 @@ class Run:
                 self._note(place, summary)
         return summary
 
-    def _embed(self, place: Place, committer: Committer, begin: Callable[[], Work]) -> None:
-        with cluster.joined() as resources:
-            self._on = cluster.lay_out(self.config.embed, resources)
+    def _embed(self, place: Place, todo: Plan, committer: Committer, begin: Callable[[], Work]) -> None:
+        with cluster.joined() as capacity:
+            self._on = cluster.lay_out(self.config.embed, capacity, len(todo.pending) + len(todo.changed))
             self.observer.say(self._on.describe())
             self._look_at_nodes(place)
             attempts = begin().attempts

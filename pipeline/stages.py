@@ -122,7 +122,7 @@ def embedded(
         },
         batch_size=config.pictures * _CALLS,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=1, max_size=placement.actors, initial_size=placement.actors),
+        compute=ActorPoolStrategy(min_size=1, max_size=placement.most_actors, initial_size=placement.actors),
         num_cpus=placement.num_cpus,
         num_gpus=placement.num_gpus or None,
     )

@@ -23,8 +23,8 @@ def build_on_ray(database: Database, column: str, choice: Choice) -> None:
     """
     database = database.absolute()
     learnt = learn(latest(database), column, choice)
-    with joined() as resources:
-        workers, shared = max(1, int(resources.get("CPU", 1))), ray.put(learnt)
+    with joined() as has:
+        workers, shared = max(1, int(sum(group.cpus for group in has.up))), ray.put(learnt)
 
         def once(dataset: lance.LanceDataset) -> None:
             parts = [

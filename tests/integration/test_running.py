@@ -121,7 +121,9 @@ def test_stages_run_apart_also_where_a_reader_and_an_actor_take_as_many_cpus(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ray would run them as one, in the actors: no reading beside embedding, and no batch filled from small shards."""
-    on = Placement(1, reader_cpus=0.5, num_cpus=0.5, num_gpus=0, device="cpu", dtype="float32", reason="test")
+    on = Placement(
+        1, most_actors=1, reader_cpus=0.5, num_cpus=0.5, num_gpus=0, device="cpu", dtype="float32", reason="test"
+    )
     model, read = breaking_model(Plan(tmp_path / "notes")), ReadConfig((str(shards),))
     with watching(60, "test") as watch:
         slices = {"a": whole(shards / "00000.tar")}

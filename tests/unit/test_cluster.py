@@ -2,17 +2,24 @@
 
 import pytest
 
+from pipeline.capacity import Capacity, Group
 from pipeline.cluster import lay_out
 from pipeline.config import EmbedConfig
 from pipeline.errors import ClusterError
 
 
-def cluster(cpus: float, gpus: float = 0) -> dict[str, float]:
-    return {"CPU": cpus, "memory": 1e9} | ({"GPU": gpus} if gpus else {})
+def cluster(cpus: float, gpus: float = 0) -> Capacity:
+    """One node, and nothing more to come."""
+    one = (Group(1, cpus, gpus),)
+    return Capacity(one, one)
+
+
+HEAD = Group(1, 0, 0)
+FROM_ZERO = Capacity((HEAD,), (HEAD, Group(8, 16, 1), Group(4, 32, 0)))  # as in cluster.yaml
 
 
 @pytest.mark.parametrize(
-    ("config", "resources", "device", "dtype", "actors", "gpus"),
+    ("config", "has", "device", "dtype", "actors", "gpus"),
     [
         (EmbedConfig(), cluster(8), "cpu", "auto", 4, 0),
         (EmbedConfig(), cluster(8, 2), "cuda", "bfloat16", 2, 1),
@@ -31,9 +38,9 @@ def cluster(cpus: float, gpus: float = 0) -> dict[str, float]:
     ],
 )
 def test_layout_follows_the_options_and_what_the_cluster_has(
-    config: EmbedConfig, resources: dict[str, float], device: str, dtype: str, actors: int, gpus: float
+    config: EmbedConfig, has: Capacity, device: str, dtype: str, actors: int, gpus: float
 ) -> None:
-    layout = lay_out(config, resources)
+    layout = lay_out(config, has)
     assert (layout.device, layout.dtype, layout.actors, layout.num_gpus) == (device, dtype, actors, gpus)
 
 
@@ -72,3 +79,32 @@ def test_layout_says_where_it_computes_and_why() -> None:
     )
     assert "(--device cpu)" in lay_out(EmbedConfig(device="cpu"), cluster(8, 1)).describe()
     assert "on cpu in bfloat16 where a CPU has it (" in lay_out(EmbedConfig(), cluster(8)).describe()
+
+
+def test_layout_counts_what_the_autoscaler_may_bring_and_says_so() -> None:
+    layout = lay_out(EmbedConfig(num_gpus=0.5), FROM_ZERO, slices=1000)
+    assert (layout.device, layout.actors, layout.num_gpus, layout.num_cpus) == ("cuda", 16, 0.5, 1)
+    assert layout.reason == "the cluster has 0 GPUs and 0 CPUs, with its autoscaler up to 8 and 256"
+
+
+def test_layout_lets_no_more_nodes_come_than_there_are_slices() -> None:
+    assert lay_out(EmbedConfig(num_gpus=0.5), FROM_ZERO, slices=3).actors == 3
+    up = Capacity((HEAD, Group(4, 16, 1)), FROM_ZERO.most)
+    assert lay_out(EmbedConfig(num_gpus=0.5), up, slices=3).actors == 8  # those that are there are used
+    assert lay_out(EmbedConfig(num_gpus=0.5), cluster(16, 4), slices=3).actors == 8
+
+
+@pytest.mark.parametrize(("share", "each"), [(0.25, 4), (0.5, 2), (1.0, 1)])
+def test_layout_finds_a_cpu_for_each_actor_beside_its_gpu(share: float, each: int) -> None:
+    """GPU nodes with few CPUs beside CPU nodes with many: an actor asks for no more than its node has for it."""
+    two = (Group(1, 32, 0), Group(1, 32, 0), Group(1, 2, 1), Group(1, 2, 1))
+    layout = lay_out(EmbedConfig(num_gpus=share), Capacity(two, two))
+    assert layout.actors == 2 * each
+    assert each * layout.num_cpus <= 2
+
+
+def test_layout_leaves_room_for_actors_on_gpus_that_join_late() -> None:
+    assert lay_out(EmbedConfig(num_gpus=0.5), cluster(16, 1)).most_actors == 4
+    assert lay_out(EmbedConfig(num_gpus=0.5), FROM_ZERO, slices=3).most_actors == 16
+    assert lay_out(EmbedConfig(num_gpus=0.5, actors=1), cluster(16, 1)).most_actors == 1
+    assert lay_out(EmbedConfig(), cluster(16)).most_actors == 8  # on CPUs they would take the readers' room

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import model
 from bridgelake.wiring import as_evaluation_model, as_model, as_query_model, torch_device
@@ -22,6 +22,9 @@ from pipeline.summary import Summary
 from pipeline.upkeep.delete import Deleted, Extent, delete
 from pipeline.upkeep.orders import Order
 from pipeline.watch.progress import Observer, observer
+
+if TYPE_CHECKING:
+    from pipeline.forecasts.outlook import Forecast
 
 DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "demo" / "checkpoint")
 
@@ -99,6 +102,16 @@ class Lake:
         from pipeline.run import Run  # Ray, which a search does without
 
         return Run(config, as_model(self.spec, config.embed.tags), progress or observer()).start()
+
+    def forecast(self, config: RunConfig, gpu_hour_price: float | None = None) -> "Forecast":
+        """What `run` would do now, how quickly and at what cost; nothing is written.
+
+        Raises:
+            BridgelakeError: as `run` would.
+        """
+        from pipeline.forecast import forecast
+
+        return forecast(config, as_model(self.spec, config.embed.tags), gpu_hour_price)
 
     def replay_rejects(
         self,

@@ -10,7 +10,7 @@ from model import Blank, ModelSpec, errors
 from model.heads import require_mlm
 from model.prepare import Preparer
 from pipeline.config import Contract, Tagging
-from pipeline.embed import DeviceLostError, Embeddings, Model, Pixels
+from pipeline.embed import DeviceLostError, Embeddings, Footprint, Model, Pixels
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.evaluate import EvaluationModel
 from pipeline.query import QueryModel
@@ -47,7 +47,7 @@ def as_model(spec: ModelSpec, tags: Tagging | None = None) -> Model:
     if blank:
         blank.tokens(preparer(spec))
         require_mlm(spec)
-    return Model(contract(spec), partial(preparer, spec), partial(encoder, spec, blank=blank))
+    return Model(contract(spec), partial(preparer, spec), partial(encoder, spec, blank=blank), spec.size)
 
 
 def as_query_model(spec: ModelSpec, device: str) -> QueryModel:
@@ -101,6 +101,14 @@ class Embedder:
     def dtype(self) -> str:
         """As the tower's backbone computes."""
         return str(self.encoder.tower.compute_dtype).removeprefix("torch.")
+
+    def footprint(self) -> Footprint:
+        """As the device tells it."""
+        from model.hardware import memory_held
+        from model.packed import weight_bytes
+
+        held = memory_held(str(self.encoder.device))
+        return Footprint(weight_bytes(self.encoder.tower), held, self.encoder.micro_batch)
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
         """As `Encoder.embed`."""

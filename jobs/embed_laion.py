@@ -8,8 +8,8 @@ from tyro.conf import UseAppendAction, arg
 
 from bridgelake import DEFAULT_MODEL, Lake
 from jobs.elsewhere import submitted
-from jobs.options import ComputeOptions, TagOptions, listed
-from jobs.outcome import finish, report
+from jobs.options import ComputeOptions, TagOptions, listed, require_dry_run
+from jobs.outcome import finish, report, tell
 from pipeline.config import FaultConfig, Keep, ReadConfig, RunConfig, WriteConfig
 
 
@@ -53,6 +53,10 @@ class Options:
     """Remove the rows of shards that are no longer there."""
     stall_seconds: float = 900.0
     """End the run when no stage makes progress for so long."""
+    dry_run: bool = False
+    """Write nothing: tell what a run would do, how quickly, how large, and what would be slow."""
+    gpu_hour_price: float | None = None
+    """With --dry-run: of one GPU; the cost is told in the same currency."""
     compute: ComputeOptions = field(default_factory=ComputeOptions)
     tag: TagOptions = field(default_factory=TagOptions)
     json: bool = False
@@ -78,6 +82,9 @@ def main(options: Options) -> int:
         places = {"--input": options.input, "--db": options.db, "--model": options.model}
         return submitted(address, places | {"--source-root": options.source_root}, options.json)
     lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
+    if options.dry_run or options.gpu_hour_price is not None:
+        require_dry_run(options.dry_run, options.gpu_hour_price)
+        return tell(lake.forecast(config, options.gpu_hour_price), options.json)
     return report(lake.run(config), options.json)
 
 

@@ -91,6 +91,18 @@ class SqlOptions:
     memory: float = 1.0  # GiB that --sql may take.
 
 
+def require_dry_run(dry_run: bool, gpu_hour_price: float | None) -> None:
+    """Refuse a price without --dry-run, and one below 0.
+
+    Raises:
+        ConfigError: saying which.
+    """
+    if not dry_run:
+        raise ConfigError("--gpu-hour-price goes with --dry-run")
+    if gpu_hour_price is not None and not 0 <= gpu_hour_price < float("inf"):
+        raise ConfigError(f"--gpu-hour-price {gpu_hour_price} is not valid: allowed is 0 or more")
+
+
 def require_one_kind(options: Any) -> None:
     """Refuse options of a search beside --sql, and its own options without it.
 

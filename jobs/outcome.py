@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import tyro
 
 from bridgelake import BridgelakeError, ModelError
+from pipeline.forecasts.outlook import Forecast
+from pipeline.forecasts.report import show
 from pipeline.summary import Summary
 from pipeline.watch.interrupts import leave
 
@@ -66,6 +68,15 @@ def report(summary: Summary, as_json: bool) -> int:
     if as_json:
         show_json(summary.to_dict())
     return 0 if summary.outcome == "done" else 1
+
+
+def tell(forecast: Forecast, as_json: bool) -> int:
+    """Print what a run would do; returns the exit code."""
+    if as_json:
+        show_json(forecast.to_dict())
+    else:
+        show(forecast)
+    return 0
 
 
 def show_json(value: Any) -> None:

@@ -1,5 +1,7 @@
 """What the device can do: the type that it computes fastest in, and how much of a GPU this process may fill."""
 
+import resource
+import sys
 from collections.abc import Callable
 
 import torch
@@ -39,3 +41,11 @@ def cap_memory(share: float, total: int, cap: Callable[[float], None]) -> float:
     fraction = max(0.05, min(1.0, share) - _BEYOND / total)
     cap(fraction)
     return fraction
+
+
+def memory_held(device: str) -> int:
+    """Bytes that this process has needed at most: of the GPU, with what CUDA itself takes, else of the machine."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_reserved() + _BEYOND
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB

@@ -43,6 +43,13 @@ class Packed(nn.Module):
         return nn.Sequential(plain, _PLAIN[self.activation]())
 
 
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all weights, packed or not."""
+    packed = [m for m in model.modules() if isinstance(m, Packed)]
+    plain = sum(p.numel() * p.element_size() for p in model.parameters())
+    return plain + sum(t.numel() * t.element_size() for m in packed for t in (m.weights, m.bias))
+
+
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this CPU has kernels for packed weights of a type."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]

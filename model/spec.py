@@ -40,6 +40,12 @@ class ModelSpec:
             )
         return folder
 
+    def size(self) -> int | None:
+        """Bytes of the weights' files; None where this node has not fetched them."""
+        folder = folder_of(self.source, self.revision, weights=False)
+        names = choose_weights(path.name for path in folder.iterdir())
+        return sum((folder / name).stat().st_size for name in names) or None
+
     def preparer(self) -> Preparer:
         """The checkpoint's preprocessing, for which the weights are not fetched.
 

@@ -1,5 +1,6 @@
 """A dataset as a run finds it: its shards, its table with all columns, its ledger; checked before any work."""
 
+import math
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -11,12 +12,13 @@ from pipeline.database import Database
 from pipeline.embed import Stored
 from pipeline.errors import ConfigError, InputError, ShardError, TableError
 from pipeline.keys import require_keys
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, LookedAt
+from pipeline.plan import QUARANTINE, Plan, plan
 from pipeline.preflight import require_store
 from pipeline.read import resolve_keep
 from pipeline.records import Outcome, SliceRecord, properties
 from pipeline.schema import VALUE_TYPES, rows_schema
-from pipeline.shards import Listing, list_shards
+from pipeline.shards import Listing, cut, list_shards
 from pipeline.stores.retry import patiently
 from pipeline.table import Change, Rows, commit, latest, open_or_create
 
@@ -34,6 +36,58 @@ class Place:
     blank: SliceRecord
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A dataset before anything is written: what a run would read, and how its rows would be laid out."""
+
+    database: Database
+    ledger: Ledger
+    listing: Listing
+    stored: Stored
+    layout: Layout
+
+    def plan(self, config: RunConfig) -> Plan:
+        """What a run has to do."""
+        return plan_of(self.listing, self.ledger, config)
+
+
+def plan_of(listing: Listing, ledger: Ledger, config: RunConfig) -> Plan:
+    """What is listed, cut into slices, less what is committed or quarantined."""
+    slices = [s for shard in listing.shards for s in cut(shard, config.read.slice_bytes)]
+    limit = math.inf if config.faults.retry_failed else QUARANTINE
+    return plan(slices, ledger.current(), ledger.failures(), listing.matches, limit)
+
+
+def find_dataset(config: RunConfig, contract: Contract, kind: type[Ledger] = LookedAt) -> Found:
+    """List the shards, and look at table and ledger, if they are there; nothing is made or written.
+
+    Args:
+        config: of the run.
+        contract: of its model.
+        kind: of ledger; a run takes one that writes.
+
+    Raises:
+        InputError, ContractError, ConfigError: as `open_dataset`.
+    """
+    write = config.write
+    database = Database(write.db, write.table)
+    there = Rows.open(database)
+    if there is not None:
+        require_contract(database.path(), there.contract, contract)
+    ledger = kind(database, write.dataset_name)
+    _require_same_reading(ledger, config)
+    listing = list_shards(config.read.inputs, write.source_root or ledger.root)
+    if not ledger.current():
+        require_keys(listing.shards, config.read)
+    _require_known_shards(config, ledger, listing)
+    keep = _kept(config, listing, there.schema if there is not None else pa.schema([]), contract.dimension)
+    stored = Stored(write.vectors, contract.dimension, write.storage, keep, config.embed.tags)
+    layout = Layout(rows_schema(keep, stored.vectors, stored.dimension, stored.storage, stored.tags), contract)
+    if there is not None:
+        there.check_less(layout, there.lacks(layout))
+    return Found(database, ledger, listing, stored, layout)
+
+
 def open_dataset(config: RunConfig, contract: Contract, run_id: str) -> Place:
     """List the shards, and open the table and the ledger; made if they are not there.
 
@@ -46,23 +100,14 @@ def open_dataset(config: RunConfig, contract: Contract, run_id: str) -> Place:
     write = config.write
     database = Database(write.db, write.table)
     require_store(database.absolute().uri)  # before Lance, which waits minutes for a store that does not answer
-    there = Rows.open(database)
-    if there is not None:
-        require_contract(database.path(), there.contract, contract)
-    ledger = Ledger(database, write.dataset_name)
-    _require_same_reading(ledger, config)
-    listing = list_shards(config.read.inputs, write.source_root or ledger.root)
-    if not ledger.current():
-        require_keys(listing.shards, config.read)
-    _require_known_shards(config, ledger, listing)
-    keep = _kept(config, listing, there.schema if there is not None else pa.schema([]), contract.dimension)
-    stored = Stored(write.vectors, contract.dimension, write.storage, keep, config.embed.tags)
-    layout = Layout(rows_schema(keep, stored.vectors, stored.dimension, stored.storage, stored.tags), contract)
-    open_or_create(database, layout)
-    rows = _declare(database, layout, ledger, config, work.blank(config, listing.root, run_id))
+    found = find_dataset(config, contract, Ledger)
+    ledger, listing = found.ledger, found.listing
+    open_or_create(database, found.layout)
+    rows = _declare(database, found.layout, ledger, config, work.blank(config, listing.root, run_id))
     if write.source_root is None and ledger.root != listing.root:
         listing = list_shards(config.read.inputs, ledger.root)
-    return Place(database, ledger, listing, stored, layout, rows, work.blank(config, listing.root, run_id))
+    blank = work.blank(config, listing.root, run_id)
+    return Place(database, ledger, listing, found.stored, found.layout, rows, blank)
 
 
 def _require_same_reading(ledger: Ledger, config: RunConfig) -> None:

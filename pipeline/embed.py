@@ -67,12 +67,25 @@ class DeviceLostError(ClusterError):
     """The GPU does not answer this process any more; another process may find it well."""
 
 
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a model takes of its device, after it has computed: bytes, and pictures in one call."""
+
+    weights: int
+    memory: int  # at most so far: of a GPU's memory, else of the process's
+    micro_batch: int
+
+
 class Embedder(Protocol):
     """The model in an actor. A GPU that does not answer any more is a DeviceLostError."""
 
     @property
     def dtype(self) -> str:
         """What it computes in; where "auto" was asked for, that is known here alone."""
+        ...
+
+    def footprint(self) -> Footprint:
+        """What it takes, as far as it has computed by now."""
         ...
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
@@ -103,6 +116,7 @@ class Model:
     contract: Contract
     make_preparer: Callable[[], Preparer]
     make_embedder: MakeEmbedder
+    weights_on_disk: Callable[[], int | None] = lambda: None  # bytes, where this node has them
 
 
 @dataclass(frozen=True, slots=True)

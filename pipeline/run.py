@@ -3,7 +3,6 @@
 slices -> stages.prepared (CPU tasks) -> stages.embedded (actors) -> blocks -> follow.Follow
 """
 
-import math
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -14,16 +13,16 @@ from functools import partial
 from pipeline import cluster, stages, work
 from pipeline.committer import Committer
 from pipeline.config import RunConfig
-from pipeline.datasets import Place, open_dataset
+from pipeline.datasets import Place, open_dataset, plan_of
 from pipeline.embed import Model
 from pipeline.errors import InputError, TableError
 from pipeline.follow import Busy, Follow
-from pipeline.plan import QUARANTINE, Plan, plan, shards_of
+from pipeline.plan import Plan, shards_of
 from pipeline.preflight import require_nodes
 from pipeline.recheck import fingerprints
 from pipeline.replay import rejected, replays
 from pipeline.runs import record_run
-from pipeline.shards import Listing, cut, gzipped, shard_of
+from pipeline.shards import Listing, gzipped, shard_of
 from pipeline.stores.storage import redact
 from pipeline.summary import Summary
 from pipeline.watch.progress import Observer
@@ -86,10 +85,8 @@ class Run:
         return Target(place.database.absolute(), place.layout.schema, self.config.write.dataset_name, self.run_id)
 
     def _plan(self, place: Place) -> Plan:
-        listing, ledger = place.listing, place.ledger
-        slices = [s for shard in listing.shards for s in cut(shard, self.config.read.slice_bytes)]
-        limit = math.inf if self.config.faults.retry_failed else QUARANTINE
-        todo = plan(slices, ledger.current(), ledger.failures(), listing.matches, limit)
+        listing = place.listing
+        todo = plan_of(listing, place.ledger, self.config)
         ignored = f", {listing.ignored} other files ignored" if listing.ignored else ""
         self.observer.say(f"found {len(listing.shards)} shards under {listing.root}{ignored}")
         self.observer.say(todo.counts())
@@ -160,8 +157,9 @@ class Run:
         assert self._on is not None  # noqa: S101  # _embed laid it out
         with watching(self.config.faults.stall_seconds, self._on.describe()) as watch:
             read = replace(self.config.read, keep=place.stored.keep)
-            prepared = stages.prepared(follow.slices, read, self.model, self._on, watch.line, follow.barred)
-            stream = stages.embedded(prepared, self.config.embed, self.model, self._on, place.stored, watch.line)
+            crew = stages.Crew(self._on, watch.line)
+            prepared = stages.prepared(follow.slices, read, self.model, crew, follow.barred)
+            stream = stages.embedded(prepared, self.config.embed, self.model, crew, place.stored)
             follow.run(stream, self.observer, self.config.write.commit_seconds, watch)
 
     def _summary(self, outcome: str, todo: Plan, committer: Committer, left: Mapping[str, str]) -> Summary:

@@ -1,8 +1,9 @@
 """The stages as Ray Data runs them: slices -> prepared samples (CPU tasks) -> embedded blocks (actors)."""
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -76,19 +77,27 @@ def read_stage(block: pa.Table, config: ReadConfig, model: Model, line: Line, ba
         teller.close()
 
 
-def prepared(
-    slices: Mapping[str, Slice], config: ReadConfig, model: Model, placement: Placement, line: Line, barred: Barred
-) -> Dataset:
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who does the work: how it is laid out, the line to the pulse, and what readers and actors are."""
+
+    placement: Placement
+    line: Line
+    reader: Callable[..., Iterator[pa.Table]] = read_stage
+    actor: type[EmbedActor] = EmbedActor
+
+
+def prepared(slices: Mapping[str, Slice], config: ReadConfig, model: Model, crew: Crew, barred: Barred) -> Dataset:
     """Prepared samples of all slices, by attempt, as a stream; but not what was taken down."""
     items = [{"attempt": attempt, "slice": pickle.dumps(slice_)} for attempt, slice_ in slices.items()]
     with _settings():
         blocks = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
     return blocks.map_batches(
-        read_stage,
-        fn_kwargs={"config": config, "model": model, "line": line, "barred": barred},  # Ray stores them once
+        crew.reader,
+        fn_kwargs={"config": config, "model": model, "line": crew.line, "barred": barred},  # Ray stores them once
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=placement.reader_cpus,
+        num_cpus=crew.placement.reader_cpus,
         # No limit, as without it; but Ray runs two stages with equal options as one, in the actors.
         max_calls=0,
     )
@@ -107,18 +116,17 @@ def _settings() -> Iterator[None]:
         context.enable_progress_bars, context.target_max_block_size = kept
 
 
-def embedded(
-    samples: Dataset, config: EmbedConfig, model: Model, placement: Placement, stored: Stored, line: Line
-) -> Dataset:
+def embedded(samples: Dataset, config: EmbedConfig, model: Model, crew: Crew, stored: Stored) -> Dataset:
     """Embedded pairs, rejects and end records, as a stream."""
+    placement = crew.placement
     return samples.map_batches(
-        EmbedActor,
+        crew.actor,
         fn_constructor_kwargs={
             "model": model,
             "placement": placement,
             "stored": stored,
             "config": config,
-            "line": line,
+            "line": crew.line,
         },
         batch_size=config.pictures * _CALLS,
         batch_format="pyarrow",

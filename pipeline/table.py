@@ -60,6 +60,15 @@ class Rows:
         require_tags(where, self.dataset.schema, layout.schema)
         require_columns(where, self.dataset.schema, layout.schema)
 
+    def lacks(self, layout: Layout) -> list[pa.Field]:
+        """Columns of the layout that are to be added: any but vectors."""
+        known = set(self.schema.names)
+        return [f for f in layout.schema if f.name not in known and not pa.types.is_fixed_size_list(f.type)]
+
+    def check_less(self, layout: Layout, new: Sequence[pa.Field]) -> None:
+        """As `check`, but for columns that are still to be added."""
+        self.check(replace(layout, schema=pa.schema([f for f in layout.schema if f not in new])))
+
     def commits_since(self, version: int) -> Iterator[tuple[int, list[SliceRecord]]]:
         """Versions after `version` that brought slices, each with the records it carried.
 
@@ -83,9 +92,8 @@ def open_or_create(database: Database, layout: Layout) -> Rows:
     for attempt in patiently(CommitConflictError):
         with attempt:
             rows = latest(database)
-            known = set(rows.schema.names)
-            new = [f for f in layout.schema if f.name not in known and not pa.types.is_fixed_size_list(f.type)]
-            rows.check(replace(layout, schema=pa.schema([f for f in layout.schema if f not in new])))
+            new = rows.lacks(layout)
+            rows.check_less(layout, new)
             if new:
                 with naming("add columns to", database.path()):
                     rows.dataset.add_columns(new)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.config import Contract
-from pipeline.embed import Model, Pixels, Vectors
+from pipeline.embed import Footprint, Model, Pixels, Vectors
 from pipeline.watch.progress import Counts
 
 DIMENSION = 4
@@ -62,6 +62,9 @@ class FakeEmbedder:
         self, device: str = "cpu", dtype: str = "float32", batch_size: int = 64, gpu_share: float = 1.0
     ) -> None:
         self.calls: list[int] = []
+
+    def footprint(self) -> Footprint:
+        return Footprint(weights=1000, memory=5000, micro_batch=64)
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> FakeEmbeddings:
         self.calls.append(len(pixels))

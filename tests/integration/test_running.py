@@ -127,7 +127,8 @@ def test_stages_run_apart_also_where_a_reader_and_an_actor_take_as_many_cpus(
     model, read = breaking_model(Plan(tmp_path / "notes")), ReadConfig((str(shards),))
     with watching(60, "test") as watch:
         slices = {"a": whole(shards / "00000.tar")}
-        samples = stages.prepared(slices, read, model, on, watch.line, Barred())
-        stages.embedded(samples, EmbedConfig(), model, on, STORED, watch.line).explain()
+        crew = stages.Crew(on, watch.line)
+        samples = stages.prepared(slices, read, model, crew, Barred())
+        stages.embedded(samples, EmbedConfig(), model, crew, STORED).explain()
     optimized = capsys.readouterr().out.partition("Physical Plan (Optimized)")[2]
     assert "TaskPoolMapOperator[MapBatches(read_stage)]" in optimized

@@ -14,7 +14,7 @@ FOLDERS = (
     "pipeline",
     *(
         f"pipeline/{room}"
-        for room in ("evaluation", "exports", "indexes", "retrieval", "sql", "stores", "upkeep", "watch")
+        for room in ("evaluation", "exports", "forecasts", "indexes", "retrieval", "sql", "stores", "upkeep", "watch")
     ),
     "model",
     "jobs",

@@ -17,6 +17,7 @@ import pytest
 import pipeline.cluster
 import pipeline.prepare
 import pipeline.run
+from pipeline.capacity import Capacity, Group
 from pipeline.config import EmbedConfig, FaultConfig, Keep, ReadConfig, RunConfig, Tagging, WriteConfig
 from pipeline.database import Database
 from pipeline.datasets import Place
@@ -76,8 +77,9 @@ def stream_here(run: Run, place: Place, follow: Follow) -> None:
 
 
 @contextmanager
-def no_cluster() -> Iterator[dict[str, float]]:
-    yield {"CPU": 2.0}
+def no_cluster() -> Iterator[Capacity]:
+    two_cpus = (Group(1, 2.0, 0.0),)
+    yield Capacity(two_cpus, two_cpus)
 
 
 def fingerprints_here(slices: Sequence[Slice], config: ReadConfig) -> dict[str, str]:

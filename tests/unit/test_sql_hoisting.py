@@ -246,7 +246,7 @@ CONDITIONS = [
         "tags IS NULL",
         *(f"tags[{i}] {sign} 'x'" for i in range(3) for sign in ("=", "<>", "<")),
         *(f"odds[{i}] {sign} {n}" for i in (1, 2) for sign in SIGNS for n in ("0.8", "0.1", "0.5", "1", "NULL")),
-        "tags[1] IN ('x', 'y') AND NOT odds[2] > 0.2",
+        "tags[1] IN ('x', 'y') OR NOT odds[2] > 0.2",
         "strpos(caption, 'b') > 1",
     ),
     *("score * 2 > 1.6", "score + score >= 1.6", "width + 1 > 3", "width * width > 9", "sim / 0 > 1", "big % 7 = 5"),

@@ -21,7 +21,7 @@ from pipeline.shards import Slice
 
 _COLUMNS = ("kind", "key", "image_offset", "image_length", "row_group", "row_in_group", "reason", "width", "height")
 _LEAST = 64  # samples of a slice, however short the time is
-_KEPT_ROWS = 8192  # to be laid out as rows
+_KEPT_ROWS = 32_768  # to be laid out as rows
 
 Numbers = npt.NDArray[np.float64]
 

@@ -153,7 +153,7 @@ def test_submit_ends_with_the_exit_code_of_the_job(head: Head) -> None:
     again: list[str] = []
     assert job_of(head.dashboard, name).follow(again.append) == 7
     assert "".join(again) == "".join(shown)
-    assert "".join(shown).endswith("it's 7\n")
+    assert "it's 7" in "".join(shown).splitlines()  # Ray's own lines may stand around it
 
 
 WATCH = """

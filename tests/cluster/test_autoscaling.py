@@ -35,17 +35,18 @@ def embed(head: str, folder: Path, *options: str) -> "subprocess.CompletedProces
     return subprocess.run([*command, *options], cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=200)
 
 
-def test_a_run_scales_from_zero_and_finishes(head: str, tmp_path: Path) -> None:
-    done = embed(head, tmp_path, "--device", "cpu", "--num-gpus", "0.5")
-    assert done.returncode == 0, done.stderr
-    assert "up to 4 actors, each with 0.5 CPU and 0.5 GPU" in done.stderr
-    assert lancedb.connect(tmp_path / "lake").open_table("laion").count_rows() == 80
-
-
 def test_auto_takes_the_gpus_that_may_come_and_an_actor_without_cuda_is_an_error(head: str, tmp_path: Path) -> None:
+    """The first, while no node is up."""
     done = embed(head, tmp_path)
     assert "computing on cuda in bfloat16 (the cluster has " in done.stderr, done.stderr
     assert ", with its autoscaler up to 2 and 4): up to 2 actors, each with 1 CPU and 1 GPU" in done.stderr
     assert done.returncode == 1
     assert "torch sees no CUDA there" in done.stderr
     assert "or use --device cpu" in done.stderr
+
+
+def test_a_run_scales_from_zero_and_finishes(head: str, tmp_path: Path) -> None:
+    done = embed(head, tmp_path, "--device", "cpu", "--num-gpus", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert "up to 4 actors, each with 0.5 CPU and 0.5 GPU" in done.stderr
+    assert lancedb.connect(tmp_path / "lake").open_table("laion").count_rows() == 80

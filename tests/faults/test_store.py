@@ -61,7 +61,7 @@ def store(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     server = os.environ.get(ELSEWHERE) or f"http://127.0.0.1:{moto.get_host_and_port()[1]}"
-    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "verysecret", "AWS_DEFAULT_REGION": "us-east-1"}
+    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "verysecret", "AWS_REGION": "us-east-1"}
     access = {k: os.environ[k] for k in keys} if ELSEWHERE in os.environ else keys
     names = zip(("aws_access_key_id", "aws_secret_access_key", "region_name"), access.values(), strict=True)
     bucket = boto3.resource("s3", endpoint_url=server, **dict(names)).Bucket(f"faults-{uuid.uuid4().hex[:8]}")

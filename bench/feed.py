@@ -24,7 +24,8 @@ from transformers.models.bridgetower.image_processing_pil_bridgetower import Bri
 
 from bench.flow import CONTRACT, NothingEmbedder
 from bench.hardware import hardware
-from model.prepare import Geometry, Preparer
+from model.geometry import Geometry
+from model.prepare import Preparer
 from pipeline.config import ReadConfig
 from pipeline.contract import Layout
 from pipeline.database import Database

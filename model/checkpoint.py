@@ -13,9 +13,10 @@ from transformers import BridgeTowerConfig
 
 from model.bridgetower import BridgeTower
 from model.errors import ModelError
+from model.files import read_json
 from model.hardware import best_dtype
 from model.packed import can_pack, pack
-from model.prepare import Preparer, read_json
+from model.prepare import Preparer
 from model.spec import weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import ModelError
-from model.prepare import Preparer, read_json
+from model.files import read_json
+from model.prepare import Preparer
 from model.source import WEIGHTS, check_url, choose_weights, folder_of, is_hub_id, look_up
 
 

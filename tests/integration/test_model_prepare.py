@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 from transformers.models.bridgetower.image_processing_pil_bridgetower import BridgeTowerImageProcessorPil
 
 from model import ModelError
-from model.prepare import Geometry, Preparer
+from model.geometry import Geometry
+from model.prepare import Preparer
 from tests.checkpoints import POSITIONS, config, tokenizer, write_surroundings
 
 BASE = Geometry(shortest=288, crop=288)

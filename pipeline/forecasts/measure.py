@@ -156,7 +156,8 @@ def measure(stage: Stage, slices: Sequence[Slice], patience: Patience) -> Measur
     fitting = int(gpus) * int(1 / on.num_gpus + 1e-9) if on.num_gpus else int(cpus / on.num_cpus)
     if not fitting or cpus < on.num_cpus + on.reader_cpus:
         return "no node is up that an actor fits on, and a forecast starts none"
-    on = replace(on, actors=min(on.actors, fitting))
+    actors = min(on.actors, fitting)
+    on = replace(on, actors=actors, most_actors=actors)
     with taken(every=patience.start) as line:
         crew = Crew(on, line, partial(read_briefly, seconds=patience.work), Gauge)
         began = time.time()

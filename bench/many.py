@@ -10,10 +10,8 @@ from typing import Any, TypeVar
 
 from bench.flow import CONTRACT
 from pipeline.config import EmbedConfig, ReadConfig, RunConfig, WriteConfig
-from pipeline.datasets import Place, open_dataset
-from pipeline.plan import Plan, plan
+from pipeline.datasets import open_dataset, plan_of
 from pipeline.records import Outcome, SliceRecord, properties
-from pipeline.shards import cut
 from pipeline.table import Change, commit
 from tests.shards import members, write_tar
 
@@ -39,7 +37,7 @@ def planned(folder: Path) -> dict[str, Any]:
     before = _resident()
     times: dict[str, float] = {}
     place = _timed(times, "open", lambda: open_dataset(config, CONTRACT, "0" * 12))
-    todo = _timed(times, "plan", lambda: _plan(place, config))
+    todo = _timed(times, "plan", lambda: plan_of(place.listing, place.ledger, config))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "shards": len(place.listing.shards),
@@ -56,7 +54,7 @@ def finish_all(folder: Path) -> dict[str, Any]:
     """Commit every slice as a run would that found nothing in them, so that the ledger holds them all."""
     config = RunConfig(ReadConfig((str(folder / "shards"),)), WriteConfig(str(folder / "lake"), "laion"), EmbedConfig())
     place = open_dataset(config, CONTRACT, "0" * 12)
-    todo, rows, took = _plan(place, config).pending, place.rows, []
+    todo, rows, took = plan_of(place.listing, place.ledger, config).pending, place.rows, []
     for start in range(0, len(todo), _A_COMMIT):
         records = [
             _done(place.blank, slice_.shard.path, slice_.name, slice_.shard.size, slice_.shard.etag)
@@ -75,11 +73,6 @@ def _done(blank: SliceRecord, shard: str, name: str, size: int, etag: str) -> Sl
     return replace(
         blank, shard=shard, slice=name, slices=1, size=size, etag=etag, attempt=name, outcome=Outcome.COMMITTED
     )
-
-
-def _plan(place: Place, config: RunConfig) -> Plan:
-    slices = [s for shard in place.listing.shards for s in cut(shard, config.read.slice_bytes)]
-    return plan(slices, place.ledger.current(), place.ledger.failures(), place.listing.matches)
 
 
 def _timed(times: dict[str, float], name: str, call: Callable[[], T]) -> T:

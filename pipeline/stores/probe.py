@@ -5,22 +5,26 @@ Two commits of one version are told apart only by the store: it must refuse to c
 """
 
 import re
-import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from botocore.exceptions import BotoCoreError
 from obstore.exceptions import BaseError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, stop_all, wait_fixed
 
 from pipeline.errors import PreflightError
 from pipeline.stores.exclusive import store_at
 from pipeline.stores.storage import redact
 
-_PATIENCE = 3.0  # seconds from the first question to the last
+_PATIENCE = 3.0  # seconds for a question that gets no answer, and
+_TRIES = 3  # at least: a slow store may take the seconds for one
 _REQUEST = re.compile(r"Error performing \w+ (\S+) in .*? - ")
 _ANSWER = re.compile(r"<Code>(\w+)</Code>(?:.*?<Message>(.*?)</Message>)?", re.DOTALL)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,7 @@ class Probe:
         Raises:
             PreflightError: the store cannot be written to.
         """
-        with _naming(self.db, "cannot be written to"):
-            return store_at(self.db).create(self.name(of), of.encode())
+        return self._asked("cannot be written to", lambda: store_at(self.db).create(self.name(of), of.encode()))
 
     def sees(self, of: str) -> bool:
         """Whether the object is there.
@@ -49,11 +52,14 @@ class Probe:
         Raises:
             PreflightError: the store cannot be read.
         """
-        with _naming(self.db, "cannot be read"):
+
+        def seen() -> bool:
             try:
                 return store_at(self.db).read(self.name(of)) == of.encode()
             except FileNotFoundError:
                 return False
+
+        return self._asked("cannot be read", seen)
 
     @contextmanager
     def removing(self, *of: str) -> Iterator[None]:
@@ -63,22 +69,32 @@ class Probe:
         except BaseException:
             for each in of:
                 with suppress(PreflightError):  # the first error is worth more
-                    self.remove(each)
+                    self.remove(each, tries=1)
             raise
         for each in of:
             self.remove(each)
 
-    def remove(self, of: str) -> None:
+    def remove(self, of: str, tries: int = _TRIES) -> None:
         """Remove an object, if it is there.
 
         Raises:
             PreflightError: the store does not let us.
         """
-        with _naming(self.db, f"does not let its objects be removed, such as {self.name(of)}"):
-            try:
+
+        def remove() -> None:
+            with suppress(FileNotFoundError):
                 store_at(self.db).remove(self.name(of))
-            except FileNotFoundError:
-                return
+
+        self._asked(f"does not let its objects be removed, such as {self.name(of)}", remove, tries)
+
+    def _asked(self, what: str, question: Callable[[], T], tries: int = _TRIES) -> T:
+        """The store's answer; asked again where none came, as after a removal, which obstore tries only once."""
+        stop = stop_all(stop_after_attempt(tries), stop_after_delay(_PATIENCE if tries > 1 else 0))
+        retrying = Retrying(retry=retry_if_exception(_is_silent), wait=wait_fixed(0.2), stop=stop, reraise=True)
+        try:
+            return retrying(question)
+        except (BaseError, OSError, ValueError, BotoCoreError) as error:
+            raise PreflightError(f"{redact(self.db)} {what}: {_told(error)}") from error
 
 
 def require_atomic_writes(db: str) -> None:
@@ -87,17 +103,7 @@ def require_atomic_writes(db: str) -> None:
     Raises:
         PreflightError: it cannot be written to, or it replaces what it was told to create only.
     """
-    began = time.monotonic()
-    while True:
-        try:
-            atomic = _is_atomic(Probe(db))
-        except _UnansweredError:
-            if time.monotonic() - began > _PATIENCE:
-                raise
-            time.sleep(0.2)
-        else:
-            break
-    if not atomic:
+    if not _is_atomic(Probe(db)):
         raise PreflightError(
             f"{redact(db)}: the store replaced an object that it was told only to create (If-None-Match: *), so of two "
             "commits at once one would be lost: use a store that honours it, such as AWS S3, Google Cloud Storage, "
@@ -111,17 +117,9 @@ def _is_atomic(probe: Probe) -> bool:
         return not probe.create("driver")
 
 
-class _UnansweredError(PreflightError):
-    """The store did not answer, or not as stores do; it may the next time."""
-
-
-@contextmanager
-def _naming(db: str, what: str) -> Iterator[None]:
-    try:
-        yield
-    except (BaseError, OSError, ValueError, BotoCoreError) as error:
-        kind = _UnansweredError if type(error).__name__ == "GenericError" else PreflightError
-        raise kind(f"{redact(db)} {what}: {_told(error)}") from error
+def _is_silent(error: BaseException) -> bool:
+    """Whether the store did not answer, or not as stores do; it may the next time."""
+    return type(error).__name__ == "GenericError"
 
 
 def _told(error: BaseException) -> str:

@@ -94,6 +94,23 @@ def test_probe_gives_up_on_a_store_that_never_answers(store: MemoryStore, monkey
         require_atomic_writes("s3://b/lake")
 
 
+def test_probe_removes_once_more_what_a_cut_connection_left(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, delete = iter(["cut", "lost", ""]), obstore.delete
+
+    def cut(store: MemoryStore, name: str) -> None:
+        answer = next(asked)
+        if answer != "cut":
+            delete(store, name)
+        if answer:
+            raise GenericError("HTTP error: error sending request")
+
+    monkeypatch.setattr(obstore, "delete", cut)
+    require_atomic_writes("s3://b/lake")
+    assert next(asked, None) is None
+
+
 def test_probe_refuses_a_folder_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(self: Path, target: Path) -> None:
         raise PermissionError(1, "Operation not permitted")

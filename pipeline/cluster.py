@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -21,6 +22,8 @@ from pipeline.config import EmbedConfig
 from pipeline.errors import BridgelakeError, ClusterError
 
 _OURS = re.compile(r"^(?:pipeline|model)\.errors\.\w+: (.*)$", re.MULTILINE)
+_TRIES = "RAY_gcs_server_port_wait_time_s"  # at a head, of half a minute each
+_SECONDS = 5.0  # for a head to take a connection
 _SMALL = 4  # below this many CPUs, actors and readers share them
 
 
@@ -59,7 +62,7 @@ def joined() -> Iterator[Capacity]:
     _quieten()
     elsewhere = os.environ.get("RAY_ADDRESS")
     try:
-        with _native_chatter_hidden(), _own_signals():
+        with _native_chatter_hidden(), _own_signals(), _one_try(elsewhere):
             ray.init(
                 # Not None: Ray would look for any cluster on this machine, and wait for one that has died.
                 address=elsewhere or "local",
@@ -67,8 +70,10 @@ def joined() -> Iterator[Capacity]:
                 log_to_driver=False,
                 include_dashboard=None if elsewhere else False,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         hint = "; if it uses tokens, set RAY_AUTH_MODE=token" if elsewhere and "RAY_AUTH_MODE" not in os.environ else ""
+        if isinstance(error, socket.gaierror | ConnectionRefusedError | TimeoutError):
+            hint = ": nobody answers there; RAY_ADDRESS names a head that runs, and without it this machine computes"
         raise ClusterError(f"cannot join Ray at {elsewhere or 'this machine'}: {_first_line(error)}{hint}") from error
     try:
         yield capacity()
@@ -96,6 +101,23 @@ def _own_signals() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, kept)
+
+
+@contextmanager
+def _one_try(elsewhere: str | None) -> Iterator[None]:
+    """At a head that is joined: Ray by itself makes twenty, which take ten minutes, without a word."""
+    host, _, port = (elsewhere or "").rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        with socket.create_connection((host.strip("[]"), int(port)), _SECONDS):
+            pass  # somebody is there
+    if not elsewhere or _TRIES in os.environ:
+        yield
+        return
+    os.environ[_TRIES] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_TRIES]
 
 
 @contextmanager

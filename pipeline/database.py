@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lance
-import lancedb
 import pyarrow as pa
 from lance import commit as lance_commit
 from lance.fragment import FragmentMetadata, write_fragments
@@ -28,6 +28,9 @@ from pipeline.removal import Removal, touch
 from pipeline.stores.retry import patiently
 from pipeline.stores.storage import redact
 from pipeline.versions import at_version
+
+if TYPE_CHECKING:
+    import lancedb
 
 STORAGE_VERSION = "2.1"
 _TOKEN = "bridgelake.append"  # noqa: S105  # a property's name: tells whether an append has landed
@@ -80,8 +83,10 @@ class Database:
         name = f"{self.table}_{suffix}" if suffix else self.table
         return f"{self.uri.rstrip('/')}/{name}.lance"
 
-    def connect(self) -> lancedb.DBConnection:
+    def connect(self) -> "lancedb.DBConnection":
         """With plain LanceDB."""
+        import lancedb  # a second that no worker has to spend, and few jobs
+
         with naming("connect to", self.uri):
             return lancedb.connect(self.uri, storage_options=storage_options(self.uri))
 

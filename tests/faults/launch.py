@@ -56,7 +56,11 @@ def waves() -> list[Fault]:
 def place(folder: Path, *faults: Fault) -> Path:
     """Write the faults where the hook of a process with FAULTS=folder finds them."""
     folder.mkdir(exist_ok=True)
-    (folder / "faults.json").write_text(json.dumps([*ALWAYS, *map(asdict, faults)]))
+    staged = (
+        folder / f"{uuid.uuid4().hex}.staged"
+    )  # processes that start read it at any moment, and half of it kills them
+    staged.write_text(json.dumps([*ALWAYS, *map(asdict, faults)]))
+    staged.replace(folder / "faults.json")
     return folder
 
 

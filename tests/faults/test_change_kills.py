@@ -35,6 +35,38 @@ def other_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shards(tmp_path_factory.mktemp("other") / "shards", edition=1)
 
 
+@pytest.fixture(scope="session")
+def replaced(shared_head: Head, shards: Path, other_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake of a run without faults over the shards as they are once some have changed."""
+    folder = tmp_path_factory.mktemp("replaced")
+    input_ = Path(shutil.copytree(shards, folder / "shards"))
+    change(input_, other_shards)
+    shared_head.place()
+    assert shared_head.embed(input_, folder / "lake").code == 0
+    return folder / "lake"
+
+
+@pytest.fixture(scope="session")
+def pruned(shared_head: Head, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake of a run without faults over the shards that are left."""
+    folder = tmp_path_factory.mktemp("pruned")
+    input_ = Path(shutil.copytree(shards, folder / "shards"))
+    remove(input_)
+    shared_head.place()
+    assert shared_head.embed(input_, folder / "lake").code == 0
+    return folder / "lake"
+
+
+def change(input_: Path, other_shards: Path) -> None:
+    for name in CHANGED:
+        shutil.copy(other_shards / name, input_ / name)
+
+
+def remove(input_: Path) -> None:
+    for name in CHANGED:
+        (input_ / name).unlink()
+
+
 def kill_and_resume(head: Head, input_: Path, fault: Fault, *options: str) -> None:
     lake = input_.parent / "lake"
     options = ("--source-root", str(input_), *options)
@@ -53,14 +85,12 @@ def kill_and_resume(head: Head, input_: Path, fault: Fault, *options: str) -> No
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_driver_killed_while_it_replaces_shards(
-    head: Head, input_: Path, other_shards: Path, tmp_path: Path, place: str
+    head: Head, input_: Path, other_shards: Path, replaced: Path, tmp_path: Path, place: str
 ) -> None:
-    for name in CHANGED:
-        shutil.copy(other_shards / name, input_ / name)
+    change(input_, other_shards)
     when, where = PLACES[place]
     kill_and_resume(head, input_, Fault(COMMIT, when=when, where=where, nth=2))
-    assert head.embed(input_, tmp_path / "reference").code == 0
-    prove(tmp_path / "lake", tmp_path / "reference")
+    prove(tmp_path / "lake", replaced)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -75,10 +105,8 @@ def test_a_driver_killed_while_it_notes_that_shards_were_only_touched(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_driver_killed_while_it_prunes(head: Head, input_: Path, tmp_path: Path, place: str) -> None:
-    for name in CHANGED:
-        (input_ / name).unlink()
+def test_a_driver_killed_while_it_prunes(head: Head, input_: Path, pruned: Path, tmp_path: Path, place: str) -> None:
+    remove(input_)
     when, where = PLACES[place]
     kill_and_resume(head, input_, Fault(COMMIT, when=when, where=where), "--prune")
-    assert head.embed(input_, tmp_path / "reference").code == 0
-    prove(tmp_path / "lake", tmp_path / "reference")
+    prove(tmp_path / "lake", pruned)

@@ -1,9 +1,12 @@
-"""How a run is laid out on what the cluster has: a pure function of the options and the resources."""
+"""How a run is laid out on what the cluster has: a pure function of the options and the resources; and no cluster."""
+
+import os
+import socket
 
 import pytest
 
 from pipeline.capacity import Capacity, Group
-from pipeline.cluster import lay_out
+from pipeline.cluster import joined, lay_out
 from pipeline.config import EmbedConfig
 from pipeline.errors import ClusterError
 
@@ -108,3 +111,15 @@ def test_layout_leaves_room_for_actors_on_gpus_that_join_late() -> None:
     assert lay_out(EmbedConfig(num_gpus=0.5), FROM_ZERO, slices=3).most_actors == 16
     assert lay_out(EmbedConfig(num_gpus=0.5, actors=1), cluster(16, 1)).most_actors == 1
     assert lay_out(EmbedConfig(), cluster(16)).most_actors == 8  # on CPUs they would take the readers' room
+
+
+@pytest.mark.parametrize(
+    ("host", "why"), [("127.0.0.1", "Connection refused"), ("head.invalid", "not known|No address")]
+)
+def test_head_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch, host: str, why: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"{host}:{port}")
+    with pytest.raises(ClusterError, match=f"cannot join Ray at {host}:{port}: .*({why}).*RAY_ADDRESS"), joined():
+        pass
+    assert "RAY_gcs_server_port_wait_time_s" not in os.environ

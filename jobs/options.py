@@ -1,11 +1,13 @@
 """What the command lines have in common."""
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from pipeline.config import EmbedConfig, Tagging
+from pipeline.config import EmbedConfig, Tagging, WriteConfig
+from pipeline.database import Database
 from pipeline.errors import ConfigError
 
 
@@ -101,6 +103,37 @@ def require_dry_run(dry_run: bool, gpu_hour_price: float | None) -> None:
         raise ConfigError("--gpu-hour-price goes with --dry-run")
     if gpu_hour_price is not None and not 0 <= gpu_hour_price < float("inf"):
         raise ConfigError(f"--gpu-hour-price {gpu_hour_price} is not valid: allowed is 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingCommand:
+    """The words of a command that embeds, of which only the options are looked at that tell the table and the model."""
+
+    words: tuple[str, ...]
+
+    def option(self, name: str) -> str | None:
+        """What stands behind an option; None if it is not there."""
+        for word, after in pairwise((*self.words, "")):
+            if word == name:
+                return after
+            if word.startswith(f"{name}="):
+                return word.removeprefix(f"{name}=")
+        return None
+
+    def database(self, *, elsewhere: bool) -> Database:
+        """Where it writes to; `elsewhere`: it runs in another folder, maybe on another machine.
+
+        Raises:
+            ConfigError: it does not say.
+        """
+        db, table = self.option("--db"), self.option("--table") or "laion"
+        if not db:
+            raise ConfigError(
+                "no --db: name an embedding command after --, such as -- python jobs/embed_laion.py --input … --db …"
+            )
+        if elsewhere and "://" not in db and not db.startswith("/"):
+            raise ConfigError(f"--db {db!r} with --submit: the job runs in another folder: name a URL or a whole path")
+        return Database(db, WriteConfig(db, table).table)
 
 
 def require_one_kind(options: Any) -> None:

@@ -14,7 +14,7 @@ MOST_TAGS = 50
 MASK = "<mask>"
 _AUTO_PICTURES = 256  # with --batch-size auto
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_COMPANIONS = ("_rejects", "_shards", "_runs", "_takedowns", "_duplicates")
+_COMPANIONS = ("_rejects", "_shards", "_runs", "_takedowns", "_duplicates", "_ticks")
 
 
 def _check(ok: object, option: str, value: object, allowed: str) -> None:

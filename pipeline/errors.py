@@ -15,6 +15,8 @@ BridgelakeError                 base; its text says what, which, what was allowe
 │   └── StalledError            a stage made no progress for too long; names the stage
 ├── LimitError                  a statement needs more time or memory than it may  (exit 1)
 ├── RejectRateError             more pairs were rejected than the run may lose      (exit 1)
+├── TickError                   a step of a scheduled tick failed, so the tag live stays (exit 1)
+│   └── BusyError               another tick of this table is running           (exit 1)
 ├── OutputError                 an export cannot be written where it was asked to be (exit 1)
 └── FetchError                  a row's picture could not be fetched again from its shard
 """
@@ -92,6 +94,14 @@ class LimitError(BridgelakeError):
 
 class RejectRateError(BridgelakeError):
     """More pairs were rejected than the run may lose; what was whole is committed."""
+
+
+class TickError(BridgelakeError):
+    """A step of a scheduled tick failed, so that the tag `live` stays where it is."""
+
+
+class BusyError(TickError):
+    """Another tick of this table is running."""
 
 
 class OutputError(BridgelakeError):

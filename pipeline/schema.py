@@ -161,6 +161,22 @@ RUNS = pa.schema(
     ]
 )
 
+# What happened to a scheduled tick: it started, it was alive, it ended; and from when on which cron line held.
+TICKS = pa.schema(
+    [
+        pa.field("tick", pa.string()),
+        pa.field("event", pa.string()),  # see ticks.book.Event
+        pa.field("at", pa.timestamp("us", tz="UTC")),
+        pa.field("host", pa.string()),  # of the process that runs it: where it is, and which one there
+        pa.field("process", pa.string()),
+        pa.field("cron", pa.string()),
+        pa.field("timezone", pa.string()),
+        pa.field("outcome", pa.string()),
+        pa.field("why", pa.string()),
+        pa.field("summary", pa.string()),  # JSON
+    ]
+)
+
 
 def keep_fields(keep: Sequence[Keep]) -> list[pa.Field]:
     """The columns that the user asked to keep, by name; their types must be known by now."""

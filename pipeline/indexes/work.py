@@ -44,6 +44,26 @@ def index(database: Database, request: Request) -> Report:
     return report
 
 
+def fold_in(database: Database) -> list[str]:
+    """Bring new rows into every index that is there, of vectors or not; returns their columns.
+
+    Raises:
+        TableError: no such table, or it cannot be written.
+    """
+    columns = [column for index in latest(database).describe_indices() for column in index.field_names]
+    for column in columns:
+        fold(database, column)
+    return columns
+
+
+def kept_up(database: Database) -> tuple[str, ...]:
+    """The vectors that have an index; without any, the first that the table holds."""
+    dataset = latest(database)
+    stored = [name for name, column in EMBEDDING_COLUMNS.items() if column in dataset.schema.names]
+    indexed = [name for name in stored if described(dataset, EMBEDDING_COLUMNS[name]) is not None]
+    return tuple(indexed or stored[:1])
+
+
 def _require(database: Database, dataset: lance.LanceDataset, request: Request) -> None:
     where, known = redact(database.path()), dataset.schema.names
     for column in request.columns:

@@ -34,6 +34,7 @@ class Findings:
     problems: dict[str, Finding] = field(default_factory=dict)  # kind -> what breaks the promise
     warnings: dict[str, Finding] = field(default_factory=dict)  # kind -> what does not
     mended: list[str] = field(default_factory=list)
+    version: int = 0  # of the table that was looked at
 
     def problem(self, kind: str, text: str, count: int = 1) -> None:
         """Something that must not be."""

@@ -32,6 +32,7 @@ def inspect_table(database: Database, findings: Findings) -> Inspection:
         TableError: there is no such table, or it cannot be read.
     """
     accounts = read_accounts(database)
+    findings.version = accounts.rows.version
     doubted = check_records(accounts, findings)
     census = take_census(accounts.rows.dataset, findings)
     doubted |= census.doubted | check_rows(accounts, census, findings)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from pipeline.database import Database, naming
 
-SUFFIXES = ("", "shards", "rejects", "runs", "takedowns", "duplicates")  # of `<table>` and its companions
+SUFFIXES = ("", "shards", "rejects", "runs", "takedowns", "duplicates", "ticks")  # of `<table>` and its companions
 _FOLDERS = ("data/", "_deletions/", "_indices/")
 
 

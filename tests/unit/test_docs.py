@@ -12,10 +12,7 @@ from tests.conftest import REPOSITORY
 FOLDERS = (
     "bridgelake",
     "pipeline",
-    *(
-        f"pipeline/{room}"
-        for room in ("evaluation", "exports", "forecasts", "indexes", "retrieval", "sql", "stores", "upkeep", "watch")
-    ),
+    *sorted(f"pipeline/{path.parent.name}" for path in (REPOSITORY / "pipeline").glob("*/__init__.py")),
     "model",
     "jobs",
     "demo",
@@ -55,11 +52,15 @@ def test_readme_commands_name_scripts_and_options_that_exist() -> None:
         export,
         query,
         replay_rejects,
+        schedule,
+        status,
         verify,
     )
 
     jobs = (build_index, compact, delete, duplicates, embed_laion, evaluate, export, query, replay_rejects, verify)
+    jobs += (schedule, status)
     known = {f"{job.__name__.rpartition('.')[2]}.py": job.Options for job in jobs}
-    for script, options in re.findall(r"python jobs/(\w+\.py)((?:[^\n]*\\\n)*[^\n]*)", README):
+    text = re.sub(r" -- (?=\S*python )", "\n", README)  # a command in a command: each has its own options
+    for script, options in re.findall(r"python jobs/(\w+\.py)((?:[^\n]*\\\n)*[^\n]*)", text):
         names = flags(known[script]) | {"help", "working-dir"}
         assert set(re.findall(r"--([a-z-]+)", options)) <= names, script

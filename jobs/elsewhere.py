@@ -6,19 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bridgelake import DEFAULT_MODEL
+from jobs.outcome import say
 from pipeline.errors import ConfigError
 from pipeline.stores.storage import redact
+from pipeline.watch.log import JsonLines, is_event
 
 _FLAG = "--submit"
 
 
-def submitted(address: str, places: Mapping[str, str | Sequence[str] | None], as_json: bool) -> int:
+def submitted(
+    address: str, places: Mapping[str, str | Sequence[str] | None], as_json: bool, log: JsonLines | None = None
+) -> int:
     """Run this process's command, less --submit, on the cluster; returns the job's exit code, or 130 if it was left.
 
     Args:
         address: of Ray's dashboard.
         places: the values of options that name files, folders or URLs.
         as_json: print the job's object on standard output; its log goes to standard error either way.
+        log: for machines; gets what is said here.
 
     Raises:
         ConfigError: a place that the cluster cannot mean, or that holds a secret.
@@ -29,24 +34,24 @@ def submitted(address: str, places: Mapping[str, str | Sequence[str] | None], as
     for option, values in places.items():
         for value in (values,) if isinstance(values, str) else values or ():
             if note := note_on(option, value):
-                print(note, file=sys.stderr)
+                say(note, log)
     script = str(Path(sys.argv[0]).resolve().relative_to(repository()))
     job = submit(address, ["python", script, *without_flag(sys.argv[1:])])
-    print(f"job {job.name} at {address}", file=sys.stderr)
-    log = _Shown()
+    say(f"job {job.name} at {address}", log)
+    shown = _Shown()
     try:
-        code = job.attend(log, ask if sys.stdin.isatty() else None)
+        code = job.attend(shown, ask if sys.stdin.isatty() else None)
     except (KeyboardInterrupt, SystemExit) as left:
-        print(
+        say(
             f"job {job.name} goes on; `ray job logs --follow {job.name} --address {address}` shows it, "
             f"`ray job stop {job.name} --address {address}` ends it",
-            file=sys.stderr,
+            log,
         )
         if isinstance(left, SystemExit):
             raise
         return 130
-    if as_json and log.result:
-        print(log.result)
+    if as_json and shown.result:
+        print(shown.result)
     return code
 
 
@@ -92,7 +97,7 @@ def ask(question: str) -> str:
 
 
 class _Shown:
-    """Shows a job's log on standard error, and keeps the last line that is a JSON object."""
+    """Shows a job's log on standard error, and keeps the last line that is a JSON object and no event."""
 
     def __init__(self) -> None:
         self.result = ""
@@ -103,12 +108,13 @@ class _Shown:
         sys.stderr.flush()
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            if line.startswith("{") and _is_json(line):
+            if line.startswith("{") and _is_result(line):
                 self.result = line
 
 
-def _is_json(line: str) -> bool:
+def _is_result(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        value = json.loads(line)
     except json.JSONDecodeError:
         return False
+    return isinstance(value, dict) and not is_event(value)

@@ -80,12 +80,12 @@ def main(options: Options) -> int:
     config = RunConfig(read, write, embed, faults)
     if address := options.compute.submit:
         places = {"--input": options.input, "--db": options.db, "--model": options.model}
-        return submitted(address, places | {"--source-root": options.source_root}, options.json)
+        return submitted(address, places | {"--source-root": options.source_root}, options.json, options.compute.log)
     lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
     if options.dry_run or options.gpu_hour_price is not None:
-        require_dry_run(options.dry_run, options.gpu_hour_price)
+        require_dry_run(options.dry_run, options.gpu_hour_price, options.compute.log_json)
         return tell(lake.forecast(config, options.gpu_hour_price), options.json)
-    return report(lake.run(config), options.json)
+    return report(lake.run(config, options.compute.log), options.json, options.compute.log)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What the command lines have in common."""
 
+import sys
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -9,6 +11,7 @@ from tyro.conf import Positional
 from pipeline.config import EmbedConfig, Tagging, WriteConfig
 from pipeline.database import Database
 from pipeline.errors import ConfigError
+from pipeline.watch.log import JsonLines
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -26,6 +29,12 @@ class ComputeOptions:
     num_gpus: float | None = None  # Share of a GPU that Ray reserves for each actor.
     actors: int | None = None  # At most this many embedding actors. Default: as many as fit.
     submit: str | None = None  # Run all this as a job on a cluster: its dashboard's URL, such as http://head:8265.
+    log_json: bool = False  # On standard error, one JSON object a line for each event, in place of what a person reads.
+
+    @cached_property
+    def log(self) -> JsonLines | None:
+        """The log for machines, if that was asked for."""
+        return JsonLines(sys.stderr) if self.log_json else None
 
     @property
     def config(self) -> EmbedConfig:
@@ -93,14 +102,16 @@ class SqlOptions:
     memory: float = 1.0  # GiB that --sql may take.
 
 
-def require_dry_run(dry_run: bool, gpu_hour_price: float | None) -> None:
-    """Refuse a price without --dry-run, and one below 0.
+def require_dry_run(dry_run: bool, gpu_hour_price: float | None, log_json: bool = False) -> None:
+    """Refuse a price without --dry-run, one below 0, and a log of what does not happen.
 
     Raises:
         ConfigError: saying which.
     """
     if not dry_run:
         raise ConfigError("--gpu-hour-price goes with --dry-run")
+    if log_json:
+        raise ConfigError("--log-json does not go with --dry-run, which is no run: --json has all that it tells")
     if gpu_hour_price is not None and not 0 <= gpu_hour_price < float("inf"):
         raise ConfigError(f"--gpu-hour-price {gpu_hour_price} is not valid: allowed is 0 or more")
 

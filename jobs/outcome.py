@@ -15,6 +15,7 @@ from pipeline.forecasts.outlook import Forecast
 from pipeline.forecasts.report import show
 from pipeline.summary import Summary
 from pipeline.watch.interrupts import leave
+from pipeline.watch.log import JsonLines
 
 Options = TypeVar("Options")
 
@@ -32,13 +33,14 @@ def finish(options: type[Options], main: Callable[[Options], int], description: 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     parsed = tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    log: JsonLines | None = getattr(getattr(parsed, "compute", None), "log", None)
     try:
         code = main(parsed)
     except (BridgelakeError, ModelError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", log)
         code = error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; what was committed stays, the same command goes on from there", file=sys.stderr)
+        say("interrupted; what was committed stays, the same command goes on from there", log)
         code = 130
     except SystemExit as ended:
         # While Ray starts, SIGTERM is answered by Ray's own handler, with the bare number of the signal.
@@ -62,9 +64,18 @@ class _Stop:
             leave(130)
 
 
-def report(summary: Summary, as_json: bool) -> int:
-    """Print what a run did; returns its exit code."""
-    print("\n".join(summary.lines()), file=sys.stderr)
+def say(line: str, log: JsonLines | None) -> None:
+    """A line on standard error: an event, if the job has a log for machines."""
+    if log is None:
+        print(line, file=sys.stderr)
+    else:
+        log.say(line)
+
+
+def report(summary: Summary, as_json: bool, log: JsonLines | None) -> int:
+    """Print what a run did, unless its log has told; returns its exit code."""
+    if log is None:
+        print("\n".join(summary.lines()), file=sys.stderr)
     if as_json:
         show_json(summary.to_dict())
     return 0 if summary.outcome == "done" else 1

@@ -39,12 +39,12 @@ def main(options: Options) -> int:
     """Run it; 1 if a shard could not be read again."""
     if address := options.compute.submit:
         places = {"--db": options.db, "--model": options.model, "--source-root": options.source_root}
-        return submitted(address, places, options.json)
+        return submitted(address, places, options.json, options.compute.log)
     write = WriteConfig(options.db, options.table, options.dataset, options.source_root)
     lake = Lake(options.db, options.table, model=options.model, revision=options.revision)
-    reasons, embed = listed(options.reason), options.compute.config
-    summary = lake.replay_rejects(write, embed, reasons=reasons, max_pixels=options.max_pixels)
-    return report(summary, options.json)
+    reasons, embed, log = listed(options.reason), options.compute.config, options.compute.log
+    summary = lake.replay_rejects(write, embed, reasons=reasons, max_pixels=options.max_pixels, progress=log)
+    return report(summary, options.json, log)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from pipeline.proof import Proof, Whole
 from pipeline.records import Outcome, SliceRecord, properties
 from pipeline.stores.retry import patiently
 from pipeline.table import Change, Rows, commit, latest
+from pipeline.watch.events import COMMIT, Committed, Retried, Worked
 from pipeline.watch.interrupts import uninterrupted
+from pipeline.watch.journal import ELSEWHERE, TOUCHED, Journal
 from pipeline.write import Report, Target
 
 
@@ -42,11 +44,18 @@ class Committer:
     """Commits whole slices on top of `base`; compare-and-swap, so any number may run at once."""
 
     def __init__(
-        self, base: Rows, layout: Layout, target: Target, ledger: Ledger, only: Mapping[str, Positions] | None = None
+        self,
+        base: Rows,
+        layout: Layout,
+        target: Target,
+        ledger: Ledger,
+        only: Mapping[str, Positions] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         """`only`: of attempts that try rejected pairs again, the positions of those."""
         self.base = base
         self.tally = Tally()
+        self.journal = journal or Journal()
         self.overtaken: dict[str, str] = {}  # slice -> why another job's commit is not as good as ours
         self._layout = layout
         self._target = target
@@ -95,6 +104,8 @@ class Committer:
         """Slices that failed, attempt -> record with its error; the next commit names them in the ledger."""
         self._proof.close(records.values())
         self._failed += records.values()
+        for record in records.values():
+            self.journal.settled(record, record.outcome)
 
     def due(self, every: float) -> bool:
         """Whether something waits and the last commit is `every` seconds ago; the first is due at once."""
@@ -104,16 +115,29 @@ class Committer:
         """Commit all that waits: rejects first, then the rows, then the ledger."""
         if self._whole or self._failed:
             with uninterrupted():
+                began, before = time.monotonic(), replace(self.tally)
                 self._commit()
+                self._last_commit = time.monotonic()
+                self._tell(before, self._last_commit - began)
+
+    def _tell(self, before: Tally, seconds: float) -> None:
+        tally = self.tally
+        tally.seconds += seconds
+        self.journal.tell(Worked(COMMIT, seconds))
+        if tally.commits > before.commits:
+            rows, slices = tally.embedded - before.embedded, tally.slices - before.slices
+            self.journal.tell(Committed(self.version, seconds, slices, rows))
 
     def _commit(self) -> None:
-        began = time.monotonic()
         whole, self._whole = self._pending.look(self._settle(self._whole)), []
         if rejects := [t for w in whole for t in w.rejects if len(t)]:
             self._target.database.append("rejects", pa.concat_tables(rejects))
+        conflicts = self.tally.conflicts
         for attempt in patiently(TableError):
             with attempt:
                 if attempt.retry_state.attempt_number > 1:
+                    self.journal.tell(Retried(COMMIT, "conflict" if self.tally.conflicts > conflicts else "error"))
+                    conflicts = self.tally.conflicts
                     # A conflict, or a reply that was lost: the transactions tell what landed.
                     self.base = latest(self._target.database)
                     self.base.check(self._layout)
@@ -123,8 +147,6 @@ class Committer:
                     self._swap(whole)
         if self._failed:
             self._catch_up()
-        self._last_commit = time.monotonic()
-        self.tally.seconds += self._last_commit - began
 
     def _swap(self, whole: list[Whole]) -> None:
         """Commit on the version that we know."""
@@ -190,6 +212,7 @@ class Committer:
                 self._overtake(w.record)
             elif mine is not None and (mine.replaces or not w.record.replaces):
                 self.tally.elsewhere += 1
+                self.journal.settled(w.record, ELSEWHERE)
             elif w.record.replaces:  # a replaced shard is committed as a whole, or not
                 self._overtake(w.record)
             else:
@@ -199,7 +222,9 @@ class Committer:
     def _overtake(self, record: SliceRecord) -> None:
         why = "another job changed what is committed of this shard meanwhile; the same command looks again"
         self.overtaken[record.slice] = why
-        self._failed.append(replace(record, outcome=Outcome.LOST, error=why))
+        lost = replace(record, outcome=Outcome.LOST, error=why)
+        self._failed.append(lost)
+        self.journal.settled(lost, lost.outcome)
 
     def _count(self, whole: Whole) -> None:
         self.tally.slices += whole.record.outcome == Outcome.COMMITTED and not whole.keeps
@@ -208,5 +233,7 @@ class Committer:
         self.tally.embedded += whole.rows
         self.tally.taken_down += whole.taken_down
         self.tally.truncated += whole.truncated
-        for table in whole.rejects:
-            self.tally.rejects.update(table["reason"].to_pylist())
+        rejects = Counter(reason for table in whole.rejects for reason in table["reason"].to_pylist())
+        self.tally.rejects += rejects
+        outcome = TOUCHED if whole.keeps else whole.record.outcome
+        self.journal.settled(whole.record, outcome, whole.rows, rejects, whole.taken_down)

@@ -23,6 +23,7 @@ from pipeline.gather import Calls, End, Gather, Part, Ready, Ref, inspect_block
 from pipeline.pump import Pump
 from pipeline.records import Outcome, SliceRecord
 from pipeline.shards import Slice, shard_of
+from pipeline.watch.events import INFER, WRITE, Retried, Worked
 from pipeline.watch.losses import Losses
 from pipeline.watch.progress import Counts, Observer
 from pipeline.watch.watchdog import WRITING, Watchdog
@@ -67,6 +68,8 @@ class Follow:
         self._records = {attempt: record for attempt, (_, record) in records.items()}
         self._target = target
         self._committer = committer
+        self._journal = committer.journal
+        self._journal.expect(slice_.shard.path for slice_ in self.slices.values())
         self._left = set(records)
         self._open = Counter(slice_.shard.path for slice_ in self.slices.values())  # shards with slices that are left
         self._shards = len(self._open)
@@ -93,13 +96,14 @@ class Follow:
                 watch.check()
                 for line in watch.news():
                     observer.say(line)
+                    self._journal.tell(Retried(INFER, "gpu_lost"))
                 self._take(pump)
                 self._handle(watch)
                 self._write_ready(everything=not pump.running and not self._inspecting)
                 watch.doing = self._doing()
                 if self._committer.due(commit_seconds):
                     self._commit(watch)
-                observer.update(self._counts())
+                self._show(observer)
         finally:
             pump.stop()
             try:
@@ -110,7 +114,12 @@ class Follow:
         lost |= dict.fromkeys(self._left - lost.keys(), "lost on the way: nothing of it came")
         self._fail(lost, Outcome.LOST)
         self._commit(watch)
-        observer.update(self._counts())
+        self._show(observer)
+
+    def _show(self, observer: Observer) -> None:
+        counts = self._counts()
+        observer.update(counts)
+        self._journal.tell(counts)
 
     def _commit(self, watch: Watchdog) -> None:
         with watch.committing():
@@ -153,14 +162,16 @@ class Follow:
 
     def _inspected(self, block: Ref, parts: list[Part], calls: Calls) -> None:
         self.busy.infer += calls.seconds
-        self.busy.calls += calls.calls
-        self.busy.pairs += calls.pairs
+        self.busy.calls += len(calls.sizes)
+        self.busy.pairs += sum(calls.sizes)
         self.busy.dtypes |= calls.dtypes
+        self._journal.tell(Worked(INFER, calls.seconds, calls.sizes))
         for part in parts:
             self._losses.add(part)
             if part.end and part.attempt not in self._ends:
                 self._ends[part.attempt] = part.end
                 self.busy.read += part.end.seconds
+                self._journal.read(part.attempt, part.end.seconds)
         if not self._again:
             self._losses.check()
         self._ready += self._gather.add(block, parts)
@@ -191,6 +202,7 @@ class Follow:
     def _written(self, reports: list[Report]) -> None:
         for report in reports:
             self.busy.write += report.seconds
+            self._journal.tell(Worked(WRITE, report.seconds))
             if report.attempt not in self._left:
                 continue  # its slice has failed by an earlier part
             end = self._ends.get(report.attempt)

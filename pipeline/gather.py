@@ -47,8 +47,7 @@ class End:
 class Calls:
     """Model calls in a block."""
 
-    calls: int
-    pairs: int
+    sizes: tuple[int, ...]  # pairs of each
     seconds: float
     dtypes: frozenset[str]  # that they computed in
 
@@ -60,8 +59,8 @@ def inspect_block(block: pa.Table) -> tuple[list[Part], Calls]:
     rows = block.select(["kind", "attempt", "position", "reason", "pairs", "detail", "seconds", "fingerprint"])
     rows = rows.filter(pc.not_equal(kinds, Kind.CALL))
     parts = [_part(attempt.as_py(), rows) for attempt in pc.unique(rows["attempt"])]
-    pairs, seconds = pc.sum(calls["pairs"]).as_py() or 0, pc.sum(calls["seconds"]).as_py() or 0.0
-    return parts, Calls(calls.num_rows, pairs, seconds, frozenset(calls["detail"].to_pylist()))
+    seconds = pc.sum(calls["seconds"]).as_py() or 0.0
+    return parts, Calls(tuple(calls["pairs"].to_pylist()), seconds, frozenset(calls["detail"].to_pylist()))
 
 
 def _part(attempt: str, rows: pa.Table) -> Part:

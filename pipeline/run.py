@@ -17,6 +17,7 @@ from pipeline.datasets import Place, open_dataset, plan_of
 from pipeline.embed import Model
 from pipeline.errors import InputError, TableError
 from pipeline.follow import Busy, Follow
+from pipeline.gather import Positions
 from pipeline.plan import Plan, shards_of
 from pipeline.preflight import require_nodes
 from pipeline.recheck import fingerprints
@@ -25,6 +26,9 @@ from pipeline.runs import record_run
 from pipeline.shards import Listing, gzipped, shard_of
 from pipeline.stores.storage import redact
 from pipeline.summary import Summary
+from pipeline.watch.events import Ended, Listener, Started
+from pipeline.watch.journal import Journal
+from pipeline.watch.metrics import recorded
 from pipeline.watch.progress import Observer
 from pipeline.watch.watchdog import watching
 from pipeline.work import Work
@@ -44,6 +48,10 @@ class Run:
     _on: cluster.Placement | None = None
     _follow: Follow | None = None
     _touched: int = 0
+    _journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._journal = Journal(*[self.observer] if isinstance(self.observer, Listener) else [])
 
     def start(self) -> Summary:
         """List, plan, embed and commit.
@@ -53,9 +61,9 @@ class Run:
             ContractError: the table was made with another model.
             ClusterError, TableError: the run cannot go on; what was whole is committed.
         """
-        place = open_dataset(self.config, self.model.contract, self.run_id)
+        place = self._open()
         todo = self._plan(place)
-        committer = Committer(place.rows, place.layout, self._target(place), place.ledger)
+        committer = self._committer(place)
         if self.config.faults.prune:
             committer.prune(work.pruned(todo.vanished, place.ledger.current(), place.blank))
         begin = partial(self._work, place, todo, committer) if todo.pending or todo.changed else None
@@ -71,15 +79,23 @@ class Run:
         Raises:
             ContractError, ClusterError, TableError: as `start`.
         """
-        place = open_dataset(self.config, self.model.contract, self.run_id)
+        place = self._open()
         current = place.ledger.current()
         rejects = rejected(place.database, self.config.write.dataset_name, current)
         again = replays(current, rejects, reasons, place.listing, place.blank, self.config.read.slice_bytes)
         attempts, pairs = again.work.attempts, sum(map(len, again.work.only.values()))
         self.observer.say(f"rejected pairs to try again: {pairs} in {len(attempts)} slices")
-        committer = Committer(place.rows, place.layout, self._target(place), place.ledger, again.work.only)
+        committer = self._committer(place, again.work.only)
         todo = Plan(pending=tuple(slice_ for slice_, _ in attempts.values()))
         return self._do(place, todo, committer, (lambda: again.work) if attempts else None, again.left)
+
+    def _open(self) -> Place:
+        write = self.config.write
+        self._journal.tell(Started(self.run_id, write.dataset_name, redact(f"{write.db}/{write.table}")))
+        return open_dataset(self.config, self.model.contract, self.run_id)
+
+    def _committer(self, place: Place, only: Mapping[str, Positions] | None = None) -> Committer:
+        return Committer(place.rows, place.layout, self._target(place), place.ledger, only, self._journal)
 
     def _target(self, place: Place) -> Target:
         return Target(place.database.absolute(), place.layout.schema, self.config.write.dataset_name, self.run_id)
@@ -119,18 +135,20 @@ class Run:
         left: Mapping[str, str] | None = None,
     ) -> Summary:
         """Embed what `begin` gives once the cluster is joined, if anything; and record how it went."""
-        outcome = "interrupted"
+        outcome, why = "interrupted", None
         try:
             committer.commit()
             if begin is not None:
                 self._embed(place, todo, committer, begin)
             outcome = "done"
-        except Exception:  # only to record how it ended; raised again
-            outcome = "failed"
+        except Exception as error:  # only to record how it ended; raised again
+            outcome, why = "failed", str(error)
             raise
         finally:
             self.observer.close()
             summary = self._summary(outcome, todo, committer, left or {})
+            self._journal.close()
+            self._journal.tell(Ended(summary.outcome, summary.to_dict(), why))
             if begin is not None or committer.tally.commits:
                 self._note(place, summary)
         return summary
@@ -155,7 +173,10 @@ class Run:
 
     def _stream(self, place: Place, follow: Follow) -> None:
         assert self._on is not None  # noqa: S101  # _embed laid it out
-        with watching(self.config.faults.stall_seconds, self._on.describe()) as watch:
+        with (
+            recorded(self._journal, self.config.write, self._on),
+            watching(self.config.faults.stall_seconds, self._on.describe(), self.observer.say) as watch,
+        ):
             read = replace(self.config.read, keep=place.stored.keep)
             crew = stages.Crew(self._on, watch.line)
             prepared = stages.prepared(follow.slices, read, self.model, crew, follow.barred)

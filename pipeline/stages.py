@@ -119,7 +119,7 @@ def _settings() -> Iterator[None]:
 def embedded(samples: Dataset, config: EmbedConfig, model: Model, crew: Crew, stored: Stored) -> Dataset:
     """Embedded pairs, rejects and end records, as a stream."""
     placement = crew.placement
-    return samples.map_batches(
+    stream = samples.map_batches(
         crew.actor,
         fn_constructor_kwargs={
             "model": model,
@@ -134,3 +134,5 @@ def embedded(samples: Dataset, config: EmbedConfig, model: Model, crew: Crew, st
         num_cpus=placement.num_cpus,
         num_gpus=placement.num_gpus or None,
     )
+    stream.set_name("bridgelake")  # in Ray's dashboard, and in the tags of its own metrics
+    return stream

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pipeline.errors import ClusterError, StalledError
@@ -11,6 +11,7 @@ from pipeline.watch import pulse
 from pipeline.watch.interrupts import leave
 from pipeline.watch.pulse import EMBEDDING, READING, Line, Look
 
+Say = Callable[[str], None]
 WRITING, COMMITTING = "writing", "committing"
 _LOST_GPUS = 3  # on one node
 _GRACE = 60.0  # seconds for the driver to see that it is over; a commit in hand has longer
@@ -18,15 +19,20 @@ _FRESH = 4  # beats; a worker that has told nothing for longer is idle, or gone
 _ON = "what was whole is committed, and the same command goes on from there"
 
 
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 class Watchdog:
     """Watches one run from a thread of its own, so that it can end also a driver that hangs."""
 
-    def __init__(self, line: Line, stall_seconds: float, compute: str) -> None:
-        """`compute`: how the actors are laid out, for those who wait for them in vain."""
+    def __init__(self, line: Line, stall_seconds: float, compute: str, say: Say = _on_stderr) -> None:
+        """`compute`: how the actors are laid out, for those who wait for them in vain; `say`: gets the last words."""
         self.line = line
         self.doing = ""  # what the driver waits for besides the stream of blocks: a stage, and more
         self._stall = stall_seconds
         self._compute = compute
+        self._say = say
         self._moved = time.monotonic()
         self._committing = False
         self._verdict: ClusterError | None = None
@@ -75,7 +81,7 @@ class Watchdog:
                 if self._verdict is not None and not self._committing:
                     self.moved()  # the driver's grace begins
             elif idle > (self._stall if self._committing else _GRACE):
-                print(f"error: {self._verdict}", file=sys.stderr, flush=True)
+                self._say(f"error: {self._verdict}")
                 leave(1)
 
     def close(self) -> None:
@@ -126,15 +132,16 @@ class Watchdog:
 
 
 @contextmanager
-def watching(stall_seconds: float, compute: str) -> Iterator[Watchdog]:
+def watching(stall_seconds: float, compute: str, say: Say = _on_stderr) -> Iterator[Watchdog]:
     """Watch a run on Ray: its pulse, and the driver's own progress.
 
     Args:
         stall_seconds: without any progress, until the run is ended.
         compute: how the actors are laid out.
+        say: gets what is wrong, if the driver itself hangs and can say nothing.
     """
     with pulse.taken(every=min(5.0, stall_seconds / 4)) as line:
-        dog = Watchdog(line, stall_seconds, compute)
+        dog = Watchdog(line, stall_seconds, compute, say)
         threading.Thread(target=dog.watch, daemon=True).start()
         try:
             yield dog

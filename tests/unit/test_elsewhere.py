@@ -1,5 +1,6 @@
 """`--submit`: what goes to the cluster, what is refused, and how small the upload is."""
 
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +117,21 @@ def test_submitted_prints_the_object_of_the_job_on_standard_output(
     options = replay_rejects.Options("s3://b/lake", compute=ComputeOptions(submit="http://head:8265"), json=True)
     assert replay_rejects.main(options) == 1
     assert capsys.readouterr().out == '{"rows": 3}\n'
+
+
+def test_submitted_takes_no_event_for_the_object_of_the_job_and_speaks_in_events_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = '{"event": "run_ended", "time": "2026-11-21T23:00:00Z", "level": "error", "run": "r1"}\n'
+    monkeypatch.setattr(room, "submit", Submitted(f"starting\n{event}", 1).submit)
+    monkeypatch.setattr("sys.argv", [str(REPOSITORY / "jobs" / "replay_rejects.py"), "--log-json"])
+    compute = ComputeOptions(submit="http://head:8265", log_json=True)
+    assert replay_rejects.main(replay_rejects.Options("/lake", compute=compute, json=True)) == 1
+    out, err = capsys.readouterr()
+    note, job, rest = err.split("\n", 2)
+    assert (out, rest) == ("", f"starting\n{event}")
+    assert "must be a folder that all nodes share" in json.loads(note)["message"]
+    assert json.loads(job)["message"] == "job raysubmit_1 at http://head:8265"
 
 
 def test_replay_refuses_a_relative_database_too(run: Submitted) -> None:

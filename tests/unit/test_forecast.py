@@ -359,6 +359,11 @@ def test_report_tells_the_cost_and_what_an_actor_takes(plain: tuple[Forecast, li
         assert words in " ".join(stream.getvalue().split())
 
 
+def test_log_of_a_run_does_not_go_with_a_dry_run() -> None:
+    with pytest.raises(ConfigError, match="--log-json does not go with --dry-run"):
+        require_dry_run(True, None, log_json=True)
+
+
 def test_price_goes_with_a_dry_run_and_is_not_negative() -> None:
     require_dry_run(True, 0.0)
     with pytest.raises(ConfigError, match="--gpu-hour-price goes with --dry-run"):

@@ -31,13 +31,13 @@ def test_inspect_tells_slices_and_model_calls_apart() -> None:
     assert a.end is not None
     assert (a.end.pairs, a.end.error, a.end.seconds) == (3, None, 0.5)
     assert (b.attempt, b.positions.tolist(), b.embedded, b.end) == ("b", [5], 1, None)
-    assert (calls.calls, calls.pairs, calls.seconds) == (2, 4, 2.0)
+    assert (calls.sizes, calls.seconds) == ((3, 1), 2.0)
 
 
 @pytest.mark.parametrize("rows", [[], [call(1)]])
 def test_inspect_of_a_block_without_pairs_finds_no_slice(rows: list[Row]) -> None:
     parts, calls = inspect_block(block(*rows))
-    assert (parts, calls.calls) == ([], len(rows))
+    assert (parts, len(calls.sizes)) == ([], len(rows))
 
 
 def test_gather_gives_a_slice_when_its_pairs_and_its_end_have_come() -> None:

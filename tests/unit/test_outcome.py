@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
 from jobs import outcome
+from jobs.options import ComputeOptions
 from jobs.outcome import finish, show_json
 from pipeline.errors import ConfigError, InputError
+from pipeline.watch.events import Started
 from tests.conftest import REPOSITORY
 
 
@@ -20,6 +22,11 @@ from tests.conftest import REPOSITORY
 class Options:
     number: int = 1
     """A number."""
+
+
+@dataclass
+class Logged:
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +69,26 @@ def test_job_says_an_error_in_one_line_on_standard_error(
     assert ended(raising(error), monkeypatch) == code
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", f"error: {error}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "words"),
+    [(InputError("no shard in x"), "error", "no shard in x"), (KeyboardInterrupt(), "info", "interrupted; what was")],
+)
+def test_job_with_a_log_for_machines_says_its_end_as_an_event(
+    error: BaseException, level: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(options: Logged) -> int:
+        assert options.compute.log is not None
+        options.compute.log.hear(Started("r1", "laion", "lake"))
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["job", "--log-json"])
+    with pytest.raises(SystemExit):
+        finish(Logged, main, "A job.")
+    _, event = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (event["event"], event["level"], event["run"]) == ("message", level, "r1")
+    assert event["message"].startswith(words)
 
 
 def test_job_with_an_option_that_does_not_exist_exits_with_2(

@@ -57,6 +57,8 @@ class Options:
     """Write nothing: tell what a run would do, how quickly, how large, and what would be slow."""
     gpu_hour_price: float | None = None
     """With --dry-run: of one GPU; the cost is told in the same currency."""
+    report: bool = True
+    """After the run write a page beside the table: counts, plots, and the best, worst and rejected pairs."""
     compute: ComputeOptions = field(default_factory=ComputeOptions)
     tag: TagOptions = field(default_factory=TagOptions)
     json: bool = False
@@ -69,6 +71,7 @@ def main(options: Options) -> int:
     read = ReadConfig(options.input, options.image_key, listed(options.caption_key), keep, options.max_pixels)
     vectors = listed(options.vectors)
     write = WriteConfig(options.db, options.table, options.dataset, options.source_root, vectors, options.storage)
+    write = replace(write, report=options.report)
     faults = FaultConfig(
         options.max_reject_rate,
         options.allow_failed_shards,

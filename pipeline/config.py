@@ -112,6 +112,7 @@ class WriteConfig:
     storage: str = "float16"
     commit_seconds: float = 10.0
     fragment_rows: int = 10_000
+    report: bool = False  # an HTML page beside the table, after the run
 
     def __post_init__(self) -> None:
         _check(bool(_NAME.fullmatch(self.table)), "--table", self.table, "a letter, then letters, digits and _")

@@ -61,7 +61,7 @@ class Proof:
         if parts is None or end is None or end.pairs is None or len(reports) < parts:
             return None
         self.close([record])
-        whole = self._proven(record, end.pairs, end.fingerprint or "", reports)
+        whole = self._proven(record, end, reports)
         if not whole.record.replaces:
             return [whole]
         held = self._held.setdefault(record.shard, [])
@@ -74,7 +74,8 @@ class Proof:
             self._reports.pop(record.attempt, None)
             self._closed.add(record.attempt)
 
-    def _proven(self, record: SliceRecord, pairs: int, fingerprint: str, reports: list[Report]) -> Whole:
+    def _proven(self, record: SliceRecord, end: End, reports: list[Report]) -> Whole:
+        pairs, fingerprint = end.pairs or 0, end.fingerprint or ""
         positions = [r.positions for r in reports]
         if (only := self._only.get(record.attempt)) is not None:
             if fingerprint != record.fingerprint:
@@ -100,7 +101,7 @@ class Proof:
             rejected=rejected,
             taken_down=record.taken_down + taken,
             truncated=record.truncated + truncated,
-            seconds=record.seconds + sum(r.seconds for r in reports),
+            seconds=record.seconds + end.seconds + sum(r.seconds for r in reports),
         )
         fragments = [f for r in reports for f in r.fragments]
         return Whole(counted, False, embedded, taken, truncated, fragments, [r.rejects for r in reports])

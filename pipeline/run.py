@@ -15,13 +15,16 @@ from pipeline.committer import Committer
 from pipeline.config import RunConfig
 from pipeline.datasets import Place, open_dataset, plan_of
 from pipeline.embed import Model
-from pipeline.errors import InputError, TableError
+from pipeline.errors import InputError, RejectRateError, TableError
 from pipeline.follow import Busy, Follow
 from pipeline.gather import Positions
 from pipeline.plan import Plan, shards_of
 from pipeline.preflight import require_nodes
 from pipeline.recheck import fingerprints
 from pipeline.replay import rejected, replays
+from pipeline.reports.curve import Curve
+from pipeline.reports.report import Ran, reported
+from pipeline.reports.scores import last_fragment
 from pipeline.runs import record_run
 from pipeline.shards import Listing, gzipped, shard_of
 from pipeline.stores.storage import redact
@@ -47,11 +50,13 @@ class Run:
     _started: datetime = field(default_factory=lambda: datetime.now(UTC))
     _on: cluster.Placement | None = None
     _follow: Follow | None = None
-    _touched: int = 0
+    _curve: Curve = field(default_factory=Curve)
     _journal: Journal = field(init=False)
+    _touched: int = 0
+    _lossy: bool = False  # it ended by its rejects
 
     def __post_init__(self) -> None:
-        self._journal = Journal(*[self.observer] if isinstance(self.observer, Listener) else [])
+        self._journal = Journal(self._curve, *[self.observer] if isinstance(self.observer, Listener) else [])
 
     def start(self) -> Summary:
         """List, plan, embed and commit.
@@ -143,14 +148,15 @@ class Run:
             outcome = "done"
         except Exception as error:  # only to record how it ended; raised again
             outcome, why = "failed", str(error)
+            self._lossy = isinstance(error, RejectRateError)
             raise
         finally:
             self.observer.close()
-            summary = self._summary(outcome, todo, committer, left or {})
             self._journal.close()
-            self._journal.tell(Ended(summary.outcome, summary.to_dict(), why))
+            summary = self._summary(outcome, todo, committer, left or {})
             if begin is not None or committer.tally.commits:
-                self._note(place, summary)
+                summary = self._keep(place, summary)
+            self._journal.tell(Ended(summary.outcome, summary.to_dict(), why))
         return summary
 
     def _embed(self, place: Place, todo: Plan, committer: Committer, begin: Callable[[], Work]) -> None:
@@ -217,6 +223,24 @@ class Run:
             version=committer.version,
             taken_down=tally.taken_down,
         )
+
+    def _keep(self, place: Place, summary: Summary) -> Summary:
+        """Write the report and the record, the latter also if nobody waits for the report."""
+        try:
+            summary = self._report(place, summary)
+        finally:
+            self._note(place, summary)
+        return summary
+
+    def _report(self, place: Place, summary: Summary) -> Summary:
+        """The summary, with its report if one is wanted and the run was not ended by a signal or an error of others."""
+        if not self.config.write.report or not (summary.outcome in ("done", "incomplete") or self._lossy):
+            return summary
+        ran = Ran(place.database, place.blank.root, self.config, last_fragment(place.rows), self._on, self._curve)
+        summary = reported(ran, summary, self.observer.say)
+        if self._lossy and summary.report:
+            self.observer.say(f"report: {summary.report}")  # its summary will not be shown
+        return summary
 
     def _note(self, place: Place, summary: Summary) -> None:
         """Write the run record; where the run has failed already, its own error is worth more than this one's."""

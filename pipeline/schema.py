@@ -122,7 +122,7 @@ SHARDS = pa.schema(
         pa.field("rejected", pa.int64()),
         pa.field("taken_down", pa.int64()),
         pa.field("truncated", pa.int64()),
-        pa.field("seconds", pa.float64()),
+        pa.field("seconds", pa.float64()),  # of workers, for reading, preparing and writing it
         pa.field("version", pa.int64()),  # of `<table>` with this slice's rows in it; null if not committed
         pa.field("run_id", pa.string()),
         pa.field("at", pa.timestamp("us", tz="UTC")),

@@ -34,6 +34,7 @@ class Summary:
     conflicts: int
     version: int
     taken_down: int = 0
+    report: str = ""  # where the page is; empty if there is none
 
     @property
     def pairs(self) -> int:
@@ -78,4 +79,6 @@ class Summary:
         for name in self.vanished:
             rows = "its rows were removed" if name in self.pruned else "its rows stay (--prune removes them)"
             lines.append(f"vanished, {rows}: {name}")
+        if self.report:
+            lines.append(f"report: {self.report}")
         return lines

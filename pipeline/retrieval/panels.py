@@ -51,24 +51,25 @@ class Panel:
 
 def panel(hits: Hits, note: str = "") -> Panel:
     """A search with its pictures, fetched in place and made small."""
-    tiles = tuple(_tile(*pair) for pair in zip(hits.shown(), hits.images(), strict=True))
+    tiles = tuple(tile(*pair) for pair in zip(hits.shown(), hits.images(), strict=True))
     count = "1 hit" if len(hits) == 1 else f"{len(hits)} hits" if len(hits) else "no hits"
     how = " · ".join(part for part in (count, plain(hits.detail), note) if part)
     return Panel(plain(hits.title, 200), how, tiles, _thumbnail(hits.asked) if hits.asked else None)
 
 
-def _tile(hit: Hit, answer: Answer) -> Tile:
+def tile(hit: Hit, answer: Answer, side: int = _SIDE, max_pixels: int = _LARGEST) -> Tile:
+    """A hit with its fetched picture, made small; one with more pixels than `max_pixels` is not decoded."""
     if isinstance(answer, Exception):
         return Tile(hit, None, plain(str(answer)))
     try:
-        return Tile(hit, _thumbnail(answer))
+        return Tile(hit, _thumbnail(answer, side, max_pixels))
     except Rejected as error:
         return Tile(hit, None, plain(f"the picture is {error.reason}: {error.detail}"))
 
 
-def _thumbnail(image: bytes) -> Image.Image:
-    picture = Image.fromarray(decode(image, _LARGEST).rgb)
-    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+def _thumbnail(image: bytes, side: int = _SIDE, max_pixels: int = _LARGEST) -> Image.Image:
+    picture = Image.fromarray(decode(image, max_pixels).rgb)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return picture
 
 

@@ -14,8 +14,13 @@ TITLE = "bridgelake"
 
 def page(panels: Sequence[Panel], title: str = TITLE) -> str:
     """The sheet as one HTML page; all text in it is escaped."""
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    return templates.get_template("sheet.html").render(title=title, panels=panels)
+    return templates().get_template("sheet.html").render(title=title, panels=panels)
+
+
+def templates(*folders: Path) -> Environment:
+    """The templates of this folder, and of others beside it; whatever they show is escaped."""
+    loader = FileSystemLoader([Path(__file__).parent, *folders])
+    return Environment(loader=loader, autoescape=True, trim_blocks=True)
 
 
 def write_sheet(panels: Sequence[Panel], html: Path | None, png: Path | None, title: str = TITLE) -> None:

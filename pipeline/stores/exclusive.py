@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.error import HTTPError
@@ -35,6 +36,10 @@ class Store(Protocol):
         """Remove an object."""
         ...
 
+    def names(self, folder: str) -> list[str]:
+        """The objects in a folder; none if it is not there."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Folder:
@@ -45,6 +50,7 @@ class Folder:
     def create(self, name: str, data: bytes) -> bool:
         """Create a file; False if there is one of this name."""
         staged = self.path / f"{name}-{uuid.uuid4().hex}"
+        staged.parent.mkdir(exist_ok=True)
         with staged.open("xb") as file:
             file.write(data)
         try:
@@ -63,6 +69,10 @@ class Folder:
         """Remove a file."""
         (self.path / name).unlink()
 
+    def names(self, folder: str) -> list[str]:
+        """The files in a folder; none if it is not there."""
+        return [str(path.relative_to(self.path)) for path in (self.path / folder).glob("*")]
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -72,8 +82,10 @@ class Bucket:
 
     def create(self, name: str, data: bytes) -> bool:
         """Create an object; False if there is one of this name."""
+        kind, _ = guess_type(name)
+        told: Any = {"attributes": {"Content-Type": kind}} if kind else {}
         try:
-            obstore.put(self.store, name, data, mode="create")
+            obstore.put(self.store, name, data, mode="create", **told)
         except AlreadyExistsError:
             return False
         return True
@@ -85,6 +97,10 @@ class Bucket:
     def remove(self, name: str) -> None:
         """Remove an object."""
         obstore.delete(self.store, name)
+
+    def names(self, folder: str) -> list[str]:
+        """The objects in a folder; none if it is not there."""
+        return [str(found["path"]) for some in obstore.list(self.store, f"{folder}/") for found in some]
 
 
 def store_at(db: str) -> Store:

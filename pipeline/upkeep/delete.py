@@ -62,6 +62,7 @@ class Deleted:
         if p is not None:
             done["purged"] = {"fragments": p.fragments, "indexes": p.indexes, "tags": p.tags, "versions": p.versions}
             done["purged"] |= {"bytes": p.bytes, "files_read": {one.table: one.files for one in p.proof}}
+            done["purged"]["reports"] = p.reports
             done["purged"] |= {"files_left": {one.table: sorted(one.dirty) for one in p.proof}}
         return done
 

@@ -17,6 +17,7 @@ from lance.optimize import Compaction
 
 from pipeline.database import Database, naming
 from pipeline.errors import TableError
+from pipeline.reports.place import remove_reports
 from pipeline.stores.retry import patiently
 from pipeline.table import latest
 from pipeline.takedowns import read_takedowns
@@ -46,6 +47,7 @@ class Purged:
     tags: dict[str, int] = field(default_factory=dict)  # that were moved, and to which version
     versions: int = 0  # removed
     bytes: int = 0  # freed
+    reports: int = 0  # removed: they show pictures and captions
     proof: list[Survey] = field(default_factory=list)
 
     @property
@@ -58,6 +60,7 @@ class Purged:
         removed = f"{self.versions} versions of {self.bytes} bytes removed"
         lines = [f"purged: {self.fragments} fragments written anew, {removed}"]
         lines += [f"index {name} built anew" for name in self.indexes]
+        lines += [f"{self.reports} reports of runs removed"] if self.reports else []
         lines += [f"tag {tag} moved to version {version}" for tag, version in sorted(self.tags.items())]
         return [*lines, *(one.line() for one in self.proof)]
 
@@ -80,6 +83,7 @@ def purge(database: Database, *, alone: bool) -> Purged:
     takedowns, purged = read_takedowns(database), Purged()
     if not len(takedowns):
         return purged
+    purged.reports = remove_reports(database)
     readers = [Reader(database, suffix, takedowns) for suffix in HOLDING]
     for reader in readers:
         purged.fragments += _write_anew(reader)

@@ -47,6 +47,7 @@ def lake(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     db = tmp_path_factory.mktemp("lake")
     summary = embed(packed, db, "", options=("--tags", "5", "--tag-prompt", PROMPT))
     assert (summary["rows"], summary["truncated"]) == (packed.pairs, packed.long_captions)
+    assert Path(str(summary["report"])).read_text(encoding="utf-8").count('class="plot"') == 6
     return db
 
 
@@ -66,7 +67,7 @@ def test_demo_ids_are_stable_over_runs_and_shard_order(packed: Packed, lake: Pat
     assert summary["rows"] == packed.pairs
     assert set(table(tmp_path / "other")["id"]) == set(table(lake)["id"])
     again = embed(packed, lake, "")
-    assert (again["skipped"], again["committed"], again["rows"]) == (len(packed.shards), 0, 0)
+    assert (again["skipped"], again["committed"], again["rows"], again["report"]) == (len(packed.shards), 0, 0, "")
     assert len(table(lake)) == packed.pairs
 
 

@@ -111,6 +111,6 @@ class Job:
 def start(shards: Path | str, lake: Path | str, *options: str, env: Mapping[str, str]) -> Job:
     """Start the embedding job."""
     command = [sys.executable, str(REPOSITORY / "jobs" / "embed_laion.py"), "--input", str(shards), "--db", str(lake)]
-    command += ["--device", "cpu", "--json", *options]
+    command += ["--device", "cpu", "--json", "--no-report", *options]
     pipe = subprocess.PIPE
     return Job(subprocess.Popen(command, env=dict(env), cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True))

@@ -3,8 +3,10 @@
 The same run on Ray is in tests/integration/test_run.py.
 """
 
+import html
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -23,7 +25,7 @@ from pipeline.database import Database
 from pipeline.datasets import Place
 from pipeline.decode import decode
 from pipeline.embed import Model, embed_batch
-from pipeline.errors import ConfigError, ContractError, InputError, ShardError, TableError
+from pipeline.errors import ConfigError, ContractError, InputError, RejectRateError, ShardError, TableError
 from pipeline.follow import Follow
 from pipeline.gather import inspect_block
 from pipeline.ledger import Ledger
@@ -160,6 +162,50 @@ def test_run_names_a_shard_that_failed_and_tries_it_again_next_time(
     (shards / "00001.tar").write_bytes(whole)
     second = start(shards)
     assert (second.outcome, second.rows, second.skipped) == ("done", 4, 2)
+
+
+def test_run_writes_a_report_also_of_shards_that_failed_and_none_where_nothing_was_to_be_done(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path
+) -> None:
+    whole = (shards / "00001.tar").read_bytes()
+    (shards / "00001.tar").write_bytes(whole[:3000])
+    first = start(shards, report=True)
+    assert (first.outcome, first.lines()[-1]) == ("incomplete", f"report: {first.report}")
+    assert first.failures["00001.tar"] in html.unescape(Path(first.report).read_text(encoding="utf-8"))
+    (shards / "00001.tar").write_bytes(whole)
+    assert [start(shards, report=wanted).report for wanted in (False, True)] == ["", ""]
+    assert [json.loads(r["summary"])["report"] for r in rows(tmp_path, "runs")] == [first.report, ""]
+
+
+@pytest.mark.parametrize(("error", "told"), [(RejectRateError, 1), (TableError, 0)])
+def test_run_that_is_ended_by_its_rejects_says_where_they_are_shown(
+    start: Callable[..., Summary],
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
+    told: int,
+) -> None:
+    def ended(run: Run, place: Place, follow: Follow) -> None:
+        stream_here(run, place, follow)
+        raise error("it ends here")
+
+    monkeypatch.setattr(Run, "_stream", ended)
+    said = Said()
+    with pytest.raises(error):
+        start(shards, report=True, said=said)
+    pages = [str(path) for path in tmp_path.glob("lake/laion_reports/*.html")]
+    assert [f"report: {page}" for page in pages] == [line for line in said.lines if line.startswith("report: ")]
+    assert len(pages) == told
+
+
+def test_run_that_is_ended_while_it_writes_its_report_is_recorded(
+    start: Callable[..., Summary], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.run, "reported", lambda *args: sys.exit(143))
+    with pytest.raises(SystemExit):
+        start(shards, report=True)
+    assert [r["outcome"] for r in rows(tmp_path, "runs")] == ["done"]
 
 
 def test_run_replaces_the_rows_of_changed_shards(start: Callable[..., Summary], shards: Path, tmp_path: Path) -> None:

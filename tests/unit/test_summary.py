@@ -57,6 +57,7 @@ def test_summary_names_every_failed_quarantined_and_vanished_shard_once() -> Non
         "committed by another job first: 2 slices",
         "vanished, its rows stay (--prune removes them): d.tar",
     ]
+    assert replace(SUMMARY, report="lake/laion_reports/r.html").lines()[4:] == ["report: lake/laion_reports/r.html"]
     gone = replace(SUMMARY, vanished=("d.tar",), pruned=("d.tar",))
     assert gone.lines()[4:] == ["vanished, its rows were removed: d.tar"]
 

@@ -1,10 +1,8 @@
 """A run as others see it: Prometheus at the head's own endpoint, Ray's dashboard, and whoever collects its log."""
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import REPOSITORY
 from tests.e2e.test_job_submit import free_port
-from tests.faults.head import Head, start_head, stop_head
+from tests.faults.head import Head, running_head
 from tests.faults.inputs import make_shards
 from tests.faults.launch import Done, Fault, waves
 
@@ -72,17 +70,12 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     shards = make_shards(folder / "shards")
     (shards / "cut.tar").write_bytes((shards / "00000.tar").read_bytes()[:60_000])
     (folder / "head").mkdir()
-    temporary = tempfile.mkdtemp(prefix="ray")  # of its own: Ray gives a job the address that it finds in the usual one
-    head, process = start_head(folder / "head", f"--metrics-export-port={port}", f"--temp-dir={temporary}")
-    try:
+    with running_head(folder / "head", f"--metrics-export-port={port}") as head:
         head.place(*waves(), KILL, CONFLICT)
         job = head.embed(shards, folder / "lake", "--log-json")
         assert head.happened(KILL), job.said
         assert head.happened(CONFLICT), job.said
         yield Seen(head, f"http://127.0.0.1:{port}/metrics", shards, folder / "lake", job)
-    finally:
-        stop_head(process)
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def test_the_endpoint_of_the_head_tells_what_the_summary_tells(seen: Seen) -> None:

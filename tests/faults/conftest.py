@@ -5,17 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.head import Head, start_head, stop_head
+from tests.faults.head import Head, running_head
 from tests.faults.inputs import make_shards
 
 
 @pytest.fixture(scope="session")
 def shared_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    head, process = start_head(tmp_path_factory.mktemp("head"))
-    try:
+    with running_head(tmp_path_factory.mktemp("head")) as head:
         yield head
-    finally:
-        stop_head(process)
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """A Ray of the fault tests' own, with the hook in all of its processes; jobs that join it cost a few seconds."""
 
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,26 +48,31 @@ class Head:
         return happened(self.faults, fault)
 
 
-def start_head(folder: Path, *options: str, **env: str) -> tuple[Head, "subprocess.Popen[bytes]"]:
-    """Start a Ray head whose processes have the hook."""
+@contextmanager
+def running_head(folder: Path, *options: str, **env: str) -> Iterator[Head]:
+    """A Ray head whose processes have the hook; at the end all of its Ray is killed, and no other test's."""
+    # In a folder of its own: Ray gives a submitted job the address that the latest head has left in the usual one.
+    temporary = tempfile.mkdtemp(prefix="ray")  # not the test's, whose path is too long for Ray's sockets
     port, dashboard = free_port(), free_port()
     address = f"http://127.0.0.1:{dashboard}"
     faults = place(folder / "faults")
     command = ["ray", "start", "--head", "--block", "--num-cpus=3", "--disable-usage-stats", f"--port={port}"]
     command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", *options]
-    command += [f"--dashboard-agent-listen-port={free_port()}"]  # without the agent no job can be submitted
+    command += [
+        f"--temp-dir={temporary}",
+        f"--dashboard-agent-listen-port={free_port()}",
+    ]  # without the agent no job can be submitted
     with (folder / "log").open("wb") as out:
         process = subprocess.Popen(
             command, env=environment(faults, **env), stdout=out, stderr=out, start_new_session=True
         )
-    wait_for(f"{address}/api/version", process, folder / "log")
-    return Head(f"127.0.0.1:{port}", address, faults, process.pid, env), process
-
-
-def stop_head(process: "subprocess.Popen[bytes]") -> None:
-    """All of its Ray, and no other test's."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(30)
+    try:
+        wait_for(f"{address}/api/version", process, folder / "log")
+        yield Head(f"127.0.0.1:{port}", address, faults, process.pid, env)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def workers(head: Head) -> list[int]:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.head import Head, kill, start_head, stop_head, workers
+from tests.faults.head import Head, kill, running_head, workers
 from tests.faults.launch import Done, Fault, Job
 from tests.faults.proof import ids, prove, rows
 from tests.shards import picture, write_parquet, write_tar
@@ -179,15 +179,13 @@ def soaking(options: argparse.Namespace) -> Iterator[Soak]:
     """With a Ray of its own, in a folder that stays if something went wrong."""
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     (folder / "shards").mkdir()
-    head, process = start_head(folder)
-    head.place(CONFLICTS, READ)
     try:
-        yield Soak(folder, head, random.Random(options.seed), options.shards, options.change)
+        with running_head(folder) as head:
+            head.place(CONFLICTS, READ)
+            yield Soak(folder, head, random.Random(options.seed), options.shards, options.change)
     except BaseException:
         print(f"its folder stays: {folder}", flush=True)
         raise
-    finally:
-        stop_head(process)
     shutil.rmtree(folder)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.head import Head, start_head, stop_head
+from tests.faults.head import Head, running_head
 from tests.faults.proof import prove, sound
 
 pytestmark = [
@@ -55,13 +55,10 @@ def test_a_full_disk_under_rays_spilled_objects_ends_the_run_or_not_and_harms_no
     spill = disk("1m")
     options = ["--object-store-memory=80000000", f"--object-spilling-directory={spill}"]
     (tmp_path / "small").mkdir()
-    small, process = start_head(tmp_path / "small", *options)
-    try:
+    with running_head(tmp_path / "small", *options) as small:
         (spill / "filling").write_bytes(bytes(1_000_000))
         done = small.embed(shards, tmp_path / "lake", "--stall-seconds", "30")
         assert done.code in (0, 1)
         sound(tmp_path / "lake", reference)
-    finally:
-        stop_head(process)
     assert head.embed(shards, tmp_path / "lake").code == 0
     prove(tmp_path / "lake", reference)

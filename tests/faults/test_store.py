@@ -16,7 +16,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.faults.head import Head, start_head, stop_head
+from tests.faults.head import Head, running_head
 from tests.faults.launch import waves
 from tests.faults.proof import prove
 from tests.faults.proxy import Faults, Proxy
@@ -68,12 +68,11 @@ def store(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     bucket.create()
     for path in shards.iterdir():
         bucket.put_object(Key=f"shards/{path.name}", Body=path.read_bytes())
-    with Proxy(server, seed=1) as proxy:
-        head, process = start_head(tmp_path_factory.mktemp("store"), AWS_ENDPOINT_URL=proxy.url, **access)
-        try:
-            yield Store(head, proxy, bucket)
-        finally:
-            stop_head(process)
+    with (
+        Proxy(server, seed=1) as proxy,
+        running_head(tmp_path_factory.mktemp("store"), AWS_ENDPOINT_URL=proxy.url, **access) as head,
+    ):
+        yield Store(head, proxy, bucket)
     bucket.objects.delete()
     bucket.delete()
     moto.stop()

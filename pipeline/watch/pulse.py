@@ -4,6 +4,7 @@ One small Ray actor, which lives as long as the run; the driver's `watchdog` ask
 """
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 READING, EMBEDDING = "reading", "embedding"  # the stages that tell
 _REMEMBERED = 10_000  # pieces of work; those tried again come soon after
 _SECONDS_TO_TELL = 10.0  # a worker that is about to end
+_SECONDS_TO_CONNECT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Line:
 
     actor: Any
     every: float
+    head: str = ""  # host:port of the cluster's, where it is known
 
     def started(self) -> None:
         """Tell that an actor has loaded its model."""
@@ -112,14 +115,26 @@ class Line:
             return None
         return look
 
+    def has_head(self) -> bool:
+        """Whether the cluster's head takes a connection."""
+        host, _, port = self.head.rpartition(":")
+        if not host:
+            return True
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_CONNECT):
+                return True
+        except OSError:
+            return False
+
 
 @contextmanager
 def taken(every: float) -> Iterator[Line]:
     """A run's pulse, while the run lasts."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)  # dies with the driver
+    context = ray.get_runtime_context()
+    here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)  # dies with the driver
     actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Pulse).remote()
     try:
-        yield Line(actor, every)
+        yield Line(actor, every, context.gcs_address)
     finally:
         ray.kill(actor)
 

@@ -38,6 +38,7 @@ class Watchdog:
         self._verdict: ClusterError | None = None
         self._news: list[str] = []
         self._heard: dict[str, int] = {}  # lost GPUs, by node
+        self._headless = False
         self._over = threading.Event()
 
     def moved(self) -> None:
@@ -75,6 +76,7 @@ class Watchdog:
         while not self._over.wait(self.line.every):
             look = self.line.look(self.line.every)
             self._hear(look)
+            self.look_for_head()
             idle = time.monotonic() - self._moved
             if self._verdict is None:
                 self._verdict = self.judge(idle, look)
@@ -93,6 +95,18 @@ class Watchdog:
             for error in errors[self._heard.get(node, 0) :]:
                 self._news.append(f"node {node} lost its GPU by {error!r}; what it was at is done again")
             self._heard[node] = len(errors)
+
+    def look_for_head(self) -> None:
+        """Say once that the head is away, and that it is back: Ray itself ends a job without a word."""
+        away, was = not self.line.has_head(), self._headless
+        self._headless = away
+        if away and not was:
+            self._say(
+                f"Ray's head at {self.line.head} does not answer; if it stays away, Ray ends this job, as a rule after "
+                f"a minute; {_ON}"
+            )
+        elif was and not away:
+            self._say(f"Ray's head at {self.line.head} answers again")
 
     def judge(self, idle: float, look: Look | None) -> ClusterError | None:
         """What is wrong, if anything is.

@@ -1,5 +1,6 @@
 """What the watchdog finds wrong, and how it ends a run."""
 
+import socket
 import threading
 
 import pytest
@@ -162,3 +163,20 @@ def test_watchdog_waits_longer_for_the_last_commit_than_for_a_driver_that_hangs(
         watched(watch)
         assert not exited.wait(0.5)
     watch.close()
+
+
+def test_watchdog_says_once_that_the_head_is_away_and_that_it_is_back() -> None:
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        watch = Watchdog(Line(None, 5.0, address), STALL, "", said.append)
+        watch.look_for_head()
+        assert said == []
+    watch.look_for_head()
+    watch.look_for_head()
+    assert len(said) == 1
+    assert f"Ray's head at {address} does not answer" in said[0]
+    with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
+        watch.look_for_head()
+        watch.look_for_head()
+    assert said[1:] == [f"Ray's head at {address} answers again"]

@@ -26,7 +26,7 @@ from pipeline.reports.curve import Curve
 from pipeline.reports.report import Ran, reported
 from pipeline.reports.scores import last_fragment
 from pipeline.runs import record_run
-from pipeline.shards import Listing, gzipped, shard_of
+from pipeline.shards import gzipped, shard_of
 from pipeline.stores.storage import redact
 from pipeline.summary import Summary
 from pipeline.watch.events import Ended, Listener, Started
@@ -75,7 +75,7 @@ class Run:
         summary = self._do(place, todo, committer, begin)
         idle = not (summary.pairs or summary.failures or summary.elsewhere or summary.quarantined)
         if idle and not any(record.read for record in place.ledger.current().values()):
-            raise InputError(_nothing(self.config, place.listing))
+            raise InputError(place.listing.nothing(self.config.read.inputs))
         return summary
 
     def replay(self, reasons: Collection[str]) -> Summary:
@@ -253,10 +253,3 @@ class Run:
             if summary.outcome in ("done", "incomplete"):
                 raise
             self.observer.say(f"nor could the run record be written: {error}")
-
-
-def _nothing(config: RunConfig, listing: Listing) -> str:
-    return (
-        f"no sample in {len(listing.shards)} shards of {', '.join(config.read.inputs)}: looked for pictures "
-        "(.jpg .jpeg .png .webp, or an image column) with captions (.txt, .json, or a caption column)"
-    )

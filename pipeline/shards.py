@@ -68,6 +68,13 @@ class Listing:
         """Whether a path relative to the root would be listed if it were there."""
         return any(re.fullmatch(p, self.prefix + path) for p in self.patterns)
 
+    def nothing(self, inputs: Sequence[str]) -> str:
+        """What to say of inputs whose shards hold no sample at all."""
+        return (
+            f"no sample in {len(self.shards)} shards of {', '.join(inputs)}: looked for pictures "
+            "(.jpg .jpeg .png .webp, or an image column) with captions (.txt, .json, or a caption column)"
+        )
+
 
 def gzipped(path: str) -> bool:
     """Whether a shard is a gzipped tar by its name; a picture in it is found only by reading from the tar's start."""

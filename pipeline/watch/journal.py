@@ -43,7 +43,9 @@ class Journal:
     ) -> None:
         """What became of a slice."""
         shard = record.shard
-        seconds = self._read.pop(record.attempt, 0.0) + (0.0 if outcome == TOUCHED else record.seconds)
+        # The seconds of a record that is whole have those of reading among them; one that failed has none.
+        read = self._read.pop(record.attempt, 0.0)
+        seconds = read if outcome == TOUCHED else max(read, record.seconds)
         one = SliceSettled(shard, str(outcome), rows, rejects or {}, taken_down, seconds, record.error)
         self.tell(one)
         slices = self._settled.setdefault(shard, [])

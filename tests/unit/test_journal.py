@@ -36,7 +36,7 @@ def test_shard_is_told_once_all_its_slices_are_settled(heard: Heard) -> None:
     journal = Journal(heard)
     journal.expect(["a.tar", "a.tar", "b.tar"])
     journal.read("a0", 0.5)
-    journal.settled(record("a", attempt="a0", seconds=0.25), Outcome.COMMITTED, 3, {"no_caption": 1}, 2)
+    journal.settled(record("a", attempt="a0", seconds=0.75), Outcome.COMMITTED, 3, {"no_caption": 1}, 2)
     assert (len(heard.of(SliceSettled)), heard.of(ShardSettled)) == (1, [])
     journal.settled(record("b"), Outcome.COMMITTED, 1)
     journal.settled(record("a", attempt="a1"), Outcome.COMMITTED, 4, {"no_caption": 1, "truncated": 1})
@@ -65,6 +65,15 @@ def test_shard_is_as_bad_as_the_worst_of_its_slices(heard: Heard, outcomes: list
     assert shard.outcome == told
     assert (shard.error is None) == (told not in (Outcome.FAILED, Outcome.LOST))
     assert shard.seconds == (0.0 if told == TOUCHED else 27.0)  # a touched one's are of the run that embedded it
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, TOUCHED])
+def test_shard_that_was_read_and_not_embedded_took_the_seconds_of_its_reading(heard: Heard, outcome: str) -> None:
+    journal = Journal(heard)
+    journal.expect(["a.tar"])
+    journal.read("a0", 0.5)
+    journal.settled(record("a", attempt="a0", seconds=9.0 if outcome == TOUCHED else 0.0), outcome)
+    assert [shard.seconds for shard in heard.of(ShardSettled)] == [0.5]
 
 
 def test_shard_that_is_left_half_done_is_told_at_the_end(heard: Heard) -> None:

@@ -20,6 +20,7 @@ from pipeline.stores.retry import patiently
 from pipeline.table import Rows
 
 Versioned = tuple[int, SliceRecord]
+FAILING = ("dataset", "shard", "size", "etag", "run_id", "outcome", "error", "at")
 
 
 class Ledger:
@@ -140,15 +141,29 @@ class Ledger:
 
     def failures(self) -> dict[tuple[str, Identity], Failures]:
         """Shard, and its size and ETag then -> in how many runs it failed, and the last error."""
-        rows = self._read(["dataset", "shard", "size", "etag", "run_id", "outcome", "error", "at"])
-        rows = rows.filter(pc.and_(pc.equal(rows["outcome"], Outcome.FAILED), pc.equal(rows["dataset"], self._dataset)))
-        runs: dict[tuple[str, Identity], set[str]] = {}
-        found: dict[tuple[str, Identity], Failures] = {}
-        for row in rows.sort_by("at").to_pylist():  # a compaction may have put later rows first
-            what = row["shard"], (row["size"], row["etag"])
-            runs.setdefault(what, set()).add(row["run_id"])
-            found[what] = Failures(len(runs[what]), row["error"])
-        return found
+        found = failures_in(self._read(list(FAILING)))
+        return {
+            (shard, identity): failed
+            for (dataset, shard, identity), failed in found.items()
+            if dataset == self._dataset
+        }
+
+
+def failures_in(rows: pa.Table) -> dict[tuple[str, str, Identity], Failures]:
+    """Dataset, shard, and its size and ETag then -> in how many runs it failed, and the last error; the latest last.
+
+    Args:
+        rows: of the ledger, with the columns `FAILING`.
+    """
+    runs: dict[tuple[str, str, Identity], set[str]] = {}
+    found: dict[tuple[str, str, Identity], Failures] = {}
+    # A compaction may have put later rows first.
+    for row in rows.filter(pc.equal(rows["outcome"], Outcome.FAILED)).sort_by("at").to_pylist():
+        what = row["dataset"], row["shard"], (row["size"], row["etag"])
+        runs.setdefault(what, set()).add(row["run_id"])
+        found.pop(what, None)
+        found[what] = Failures(len(runs[what]), row["error"])
+    return found
 
 
 class LookedAt(Ledger):

@@ -8,6 +8,7 @@ from pipeline.indexes.measure import Measured
 
 _FIRST = 5  # partitions looked into at first
 _REFINES = (1, 2, 3, 5, 10, 20, 50)
+_CLOSER = 3  # times that a step behind a filter is halved
 _MARGIN = 0.005  # above what is wanted: other queries find a little less than those it was tuned on
 
 Ask = Callable[[Tuned], Sequence[Measured]]
@@ -47,13 +48,27 @@ def widen(ask: Ask, how: Tuned, partitions: int, least: float) -> tuple[Tuned, S
     for nprobes, refine in ways:
         measured = ask(Tuned(nprobes, refine))
         if recall(measured) >= least + _MARGIN:
-            between = math.isqrt(before * nprobes)  # each partition costs here: the step may have been too long
-            fewer = ask(Tuned(between, refine))
-            if recall(fewer) >= least + _MARGIN:
-                nprobes, measured = between, fewer  # noqa: PLW2901
+            nprobes, measured = _fewest(ask, Tuned(nprobes, refine), before, least, measured)  # noqa: PLW2901
             break
         before = nprobes
     return Tuned(how.nprobes, refine, nprobes), measured
+
+
+def _fewest(
+    ask: Ask, enough: Tuned, too_few: int, least: float, measured: Sequence[Measured]
+) -> tuple[int, Sequence[Measured]]:
+    """Between two numbers of partitions: each costs time behind a filter, and the step may have been too long."""
+    nprobes = enough.nprobes
+    for _ in range(_CLOSER):
+        between = math.isqrt(too_few * nprobes)
+        if between == too_few:
+            break
+        fewer = ask(Tuned(between, enough.refine))
+        if recall(fewer) >= least + _MARGIN:
+            nprobes, measured = between, fewer
+        else:
+            too_few = between
+    return nprobes, measured
 
 
 def recall(measured: Sequence[Measured]) -> float:

@@ -28,7 +28,7 @@ def fuse(by_words: pa.Table, by_vector: pa.Table, one_per_image: bool) -> pa.Tab
             hit = hits.setdefault(key, {RELEVANCE: 0.0, DISTANCE: None, SCORE: None} | row)
             hit[RELEVANCE] += 1 / (K + rank)
             hit |= {name: row[name] for name in (DISTANCE, SCORE) if name in row}
-    best = sorted(hits.values(), key=lambda hit: (-hit[RELEVANCE], hit["sha256"] or "", hit["id"]))
+    best = sorted(hits.values(), key=lambda hit: (-hit[RELEVANCE], hit["sha256"] or "", hit["id"] or ""))
     keys = [by_words.schema.field(name) for name in (ROW_ID, *KEYS)]
     scores = [pa.field(name, pa.float32()) for name in (DISTANCE, SCORE, RELEVANCE)]
     return pa.Table.from_pylist(best, schema=pa.schema([*keys, *scores]))

@@ -214,9 +214,9 @@ def test_every_kind_is_built_measured_and_answers_with_the_tuned_defaults(lake: 
     assert all(m.count == 40 and m.recall >= 0.9 and 0 < m.p50_ms <= m.p95_ms for m in one.measured)
     assert one.bytes > 0
     assert tuned(lake.dataset(), "image") == one.tuned
-    queries = drawn(20, 3)
+    queries = drawn(100, 3)  # others than it was tuned on, so its recall on them scatters around the 0.9
     same = [len({*found(lake.dataset(), q)} & {*lake.nearest(q)}) for q in queries]
-    assert sum(same) >= 0.85 * 200
+    assert sum(same) >= 0.8 * 1000
 
 
 def test_index_is_by_cosine_and_is_used(lake: VectorLake) -> None:

@@ -1,5 +1,6 @@
 """What a cluster has, and what its autoscaler may still add: one that scales from zero has no GPU at the start."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ from ray._private.state import state
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.errors import ClusterError
+
 _HEAD = "node:__internal_head__"
 _FLAG = "--autoscaling-config="
 _SECONDS = 20.0  # for the head to answer
 _MANY = 1000  # nodes of a kind of which there may be any number
+_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")  # of this pod, if this is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +93,14 @@ def _group(nodes: int, resources: Mapping[str, float]) -> Group:
 
 
 def _reported() -> tuple[Group, ...]:
-    """As Ray keeps it, where the autoscaler reports it there; Ray's own launcher does not."""
+    """As Ray keeps it, where the autoscaler reports it there; Ray's own launcher does not, nor does KubeRay."""
     config = state.get_cluster_config()
     groups = config.node_group_configs if config else ()
     return tuple(_group(_MANY if g.max_count < 0 else g.max_count, g.resources) for g in groups if g.max_count)
 
 
 def _configured(heads: Iterable[str]) -> tuple[Group, ...]:
-    """As it stands in the file with which the head was started."""
+    """As it stands in the file with which the head was started, or in the resource that KubeRay made it from."""
     here, gcs = ray.get_runtime_context().get_node_id(), ray.get_runtime_context().gcs_address
     for head in heads:
         if head == here:
@@ -111,13 +115,34 @@ def _configured(heads: Iterable[str]) -> tuple[Group, ...]:
 
 
 def autoscaling_config(gcs_address: str) -> dict[str, Any]:
-    """Of the autoscaler that runs on this machine for a cluster; empty if there is none."""
+    """Of the autoscaler that runs on this machine, or beside this pod, for a cluster; empty if there is none.
+
+    Raises:
+        ClusterError: Kubernetes does not tell.
+    """
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         paths = [word.removeprefix(_FLAG) for word in words if word.startswith(_FLAG)]
         if paths and f"--gcs-address={gcs_address}" in words:
             return dict(yaml.safe_load(Path(paths[-1]).expanduser().read_text()))
-    return {}
+    name = os.environ.get("RAY_CLUSTER_NAME")  # KubeRay sets it in all pods of a cluster
+    return _of_kuberay(name) if name and _NAMESPACE.is_file() else {}
+
+
+def _of_kuberay(name: str) -> dict[str, Any]:
+    """As Ray's own autoscaler reads it from KubeRay's resource; it runs in a container of its own."""
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+    from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
+
+    try:
+        cluster = KubernetesHttpApiClient(_NAMESPACE.read_text().strip(), "v1").get(f"rayclusters/{name}")
+    except OSError as error:  # those of requests are
+        if getattr(getattr(error, "response", None), "status_code", None) == 403:
+            return {}  # the head of a cluster that has an autoscaler may look
+        raise ClusterError(f"Kubernetes does not tell which workers cluster {name} may get: {error}") from error
+    if not cluster["spec"].get("enableInTreeAutoscaling"):
+        return {}
+    return dict(_derive_autoscaling_config_from_ray_cr(cluster))
 
 
 def worker_groups(config: Mapping[str, Any]) -> tuple[Group, ...]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,17 @@ class Job:
         self.process.send_signal(signal.SIGKILL)
 
 
-def start(shards: Path | str, lake: Path | str, *options: str, env: Mapping[str, str]) -> Job:
-    """Start the embedding job."""
-    command = [sys.executable, str(REPOSITORY / "jobs" / "embed_laion.py"), "--input", str(shards), "--db", str(lake)]
+def start(shards: Path | str, lake: Path | str, *options: str, env: Mapping[str, str], on: Sequence[str] = ()) -> Job:
+    """Start the embedding job; `on`: what a command must begin with to run on another host."""
+    command = [
+        *on,
+        sys.executable,
+        str(REPOSITORY / "jobs" / "embed_laion.py"),
+        "--input",
+        str(shards),
+        "--db",
+        str(lake),
+    ]
     command += ["--device", "cpu", "--json", "--no-report", *options]
     pipe = subprocess.PIPE
     return Job(subprocess.Popen(command, env=dict(env), cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True))

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import REPOSITORY
-from tests.e2e.test_job_submit import free_port, wait_for
+from tests.e2e.test_job_submit import wait_for
+from tests.ports import free_port
 
 _HEAD_ID = "f" * 51 + "00000"  # as the fake provider calls its head
 _STEPS = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")

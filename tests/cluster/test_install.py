@@ -20,7 +20,8 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY
-from tests.e2e.test_job_submit import free_port, wait_for
+from tests.e2e.test_job_submit import wait_for
+from tests.ports import free_port
 from tests.shards import members, write_tar
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]

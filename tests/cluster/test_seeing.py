@@ -15,10 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import REPOSITORY
-from tests.e2e.test_job_submit import free_port
 from tests.faults.head import Head, running_head
 from tests.faults.inputs import make_shards
 from tests.faults.launch import Done, Fault, waves
+from tests.ports import free_port
 
 pytestmark = pytest.mark.cluster
 KILL = Fault("pipeline.embed:embed_batch", when="after", nth=3)  # an actor, when it has embedded a batch

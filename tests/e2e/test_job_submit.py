@@ -5,7 +5,6 @@ import os
 import pty
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,18 +21,13 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.e2e.secrets import told, written
+from tests.ports import free_port
 from tests.shards import members, write_tar
 
 BIN = Path(sys.executable).parent
 OF_THE_CLUSTER = uuid4().hex
 OF_THE_USER = uuid4().hex
 EMBED = ("--device", "cpu", "--num-gpus", "0.5")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @dataclass(frozen=True)

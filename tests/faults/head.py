@@ -6,12 +6,13 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.test_job_submit import free_port, wait_for
+from tests.e2e.test_job_submit import wait_for
 from tests.faults.launch import Done, Fault, Job, environment, happened, place, start
+from tests.ports import free_port
 
 _RAYS_OWN = tuple(b"ray::" + n for n in (b"_", b"ActorLocation", b"DashboardAgent", b"RuntimeEnvAgent", b"IDLE"))
 
@@ -70,7 +71,8 @@ def running_head(folder: Path, *options: str, **env: str) -> Iterator[Head]:
         wait_for(f"{address}/api/version", process, folder / "log")
         yield Head(f"127.0.0.1:{port}", address, faults, process.pid, env)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -13,6 +13,7 @@ import pytest
 from pipeline.errors import PreflightError
 from pipeline.stores.probe import Probe, require_atomic_writes
 from tests.conftest import REPOSITORY
+from tests.ports import free_port
 from tests.shards import members, write_tar
 
 KEY, SECRET = "testaccesskey", "verysecretkey"
@@ -24,12 +25,6 @@ def access(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     return monkeypatch
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.fixture

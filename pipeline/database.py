@@ -111,12 +111,18 @@ class Database:
 
     def create(self, suffix: str, schema: pa.Schema) -> lance.LanceDataset:
         """`<table>_<suffix>`, made without rows if it is not there; of several at once, one makes it."""
+        for attempt in patiently(TableError):
+            with attempt:
+                return self._create(suffix, schema)
+        raise AssertionError  # patiently returns, or raises the last error
+
+    def _create(self, suffix: str, schema: pa.Schema) -> lance.LanceDataset:
         dataset = self.open(suffix)
         if dataset is None:
             try:
                 return self.swap(suffix, None, schema, [])
             except TableError:
-                dataset = self.open(suffix)  # another job was first
+                dataset = self.open(suffix)  # another job was first, or our own landed and its reply was lost
                 if dataset is None:
                     raise
         return dataset

@@ -27,7 +27,7 @@ ELSEWHERE = "BRIDGELAKE_S3_ENDPOINT"
 DAYS = {
     "500_and_503_for_a_third": Faults(error=0.3),
     "bodies_and_replies_cut": Faults(truncate=0.15, lost=0.05, delay=0.1, delay_seconds=0.2),
-    "hangs": Faults(hang=0.02, hang_seconds=60, times=4),
+    "hangs": Faults(hang=0.02, hang_seconds=60, times=2),
     "lost_replies_to_commits": Faults(lost=0.5, only="PUT .*/_versions/"),
 }
 

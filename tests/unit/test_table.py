@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import lancedb
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 
 from pipeline.config import Keep
 from pipeline.contract import Layout, require_contract
-from pipeline.database import Database, storage_options
+from pipeline.database import Database, naming, storage_options
 from pipeline.errors import CommitConflictError, ContractError, TableError
 from pipeline.records import properties
 from pipeline.schema import rows_schema
@@ -195,6 +196,28 @@ def test_commit_replaces_the_rows_of_a_shard_and_of_no_other(database: Database)
     empty = commit(database, latest(database), LAYOUT, all_)
     assert empty.dataset.count_rows() == 0
     assert commit(database, empty, LAYOUT, change(fragments(database, "d"), {})).dataset.count_rows() == 1
+
+
+@pytest.mark.parametrize("landed", [False, True])
+def test_create_through_a_store_that_hangs_is_tried_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch, landed: bool
+) -> None:
+    swap, calls = Database.swap, []
+
+    def hangs(self: Database, suffix: str, *more: Any) -> Any:
+        calls.append(suffix)
+        if len(calls) > 1:
+            return swap(self, suffix, *more)
+        if landed:
+            swap(self, suffix, *more)
+        with naming("commit to", self.path(suffix)):
+            raise OSError(
+                "LanceError(IO): single PUT failed after 30.001266143s: Generic S3 error: Error performing PUT"
+            )
+
+    monkeypatch.setattr(Database, "swap", hangs)
+    assert open_or_create(database, LAYOUT).version == 1
+    assert len(calls) == (1 if landed else 2)
 
 
 def test_append_whose_reply_was_lost_lands_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

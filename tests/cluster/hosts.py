@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +86,8 @@ def hosts(folder: Path, count: int, env: Mapping[str, str]) -> Iterator[list[Hos
         yield made
     finally:
         for ray in rays:
-            os.killpg(ray.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended by itself
+                os.killpg(ray.pid, signal.SIGKILL)
             ray.wait(30)
         for host in made:
             host.leave()

@@ -110,15 +110,8 @@ class Job:
 
 def start(shards: Path | str, lake: Path | str, *options: str, env: Mapping[str, str], on: Sequence[str] = ()) -> Job:
     """Start the embedding job; `on`: what a command must begin with to run on another host."""
-    command = [
-        *on,
-        sys.executable,
-        str(REPOSITORY / "jobs" / "embed_laion.py"),
-        "--input",
-        str(shards),
-        "--db",
-        str(lake),
-    ]
+    job = str(REPOSITORY / "jobs" / "embed_laion.py")
+    command = [*on, sys.executable, job, "--input", str(shards), "--db", str(lake)]
     command += ["--device", "cpu", "--json", "--no-report", *options]
     pipe = subprocess.PIPE
     return Job(subprocess.Popen(command, env=dict(env), cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True))

@@ -64,7 +64,7 @@ class Beside:
 SLOWLY = Fault("tests.faults.model:SmallEmbedder.embed", "sleep", on=True, seconds=0.3)
 
 
-@pytest.mark.parametrize("acts", [(merge, index), (keep_up, index)])
+@pytest.mark.parametrize("acts", [(merge, index), (keep_up,), (keep_up, index)])
 def test_a_table_may_be_looked_after_while_jobs_write(
     head: Head,
     shards: Path,

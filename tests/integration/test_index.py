@@ -208,15 +208,15 @@ def test_behind_a_filter_more_partitions_are_looked_into_and_then_more_is_refine
 
 @pytest.mark.parametrize("kind", ["ivf_flat", "ivf_pq", "ivf_sq", "ivf_rq", "ivf_hnsw_sq", "ivf_hnsw_flat"])
 def test_every_kind_is_built_measured_and_answers_with_the_tuned_defaults(lake: VectorLake, kind: str) -> None:
-    (one,) = built(lake, kind=kind, min_recall=0.9).vectors
+    (one,) = built(lake, kind=kind, min_recall=0.95).vectors
     assert (one.kind, one.partitions, one.enough) == (kind, 8, True)
     assert [m.sort for m in one.measured] == ["pictures", "captions"]
-    assert all(m.count == 40 and m.recall >= 0.9 and 0 < m.p50_ms <= m.p95_ms for m in one.measured)
+    assert all(m.count == 40 and m.recall >= 0.95 and 0 < m.p50_ms <= m.p95_ms for m in one.measured)
     assert one.bytes > 0
     assert tuned(lake.dataset(), "image") == one.tuned
-    queries = drawn(100, 3)  # others than it was tuned on, so its recall on them scatters around the 0.9
+    queries = drawn(100, 3)  # others than it was tuned on, so its recall on them scatters around the 0.95
     same = [len({*found(lake.dataset(), q)} & {*lake.nearest(q)}) for q in queries]
-    assert sum(same) >= 0.8 * 1000
+    assert sum(same) >= 0.85 * 1000
 
 
 def test_index_is_by_cosine_and_is_used(lake: VectorLake) -> None:

@@ -137,7 +137,7 @@ def test_run_fills_the_models_batches_from_small_shards(tmp_path: Path, checkpoi
         write_tar(tmp_path / "small" / f"{i:05d}.tar", members(10, start=i * 10))
     summary = run(tmp_path, checkpoint, tmp_path / "small")
     assert summary.rows == 200
-    assert summary.pairs_per_call > 10  # more than a shard holds; the batch is 16
+    assert summary.pairs_per_call >= 0.8 * 16  # the batch size
 
 
 def test_run_refuses_another_model_and_shows_both(tmp_path: Path, shards: Path, checkpoint: Path) -> None:

@@ -24,6 +24,8 @@ from pipeline.errors import BridgelakeError, ClusterError
 _OURS = re.compile(r"^(?:pipeline|model)\.errors\.\w+: (.*)$", re.MULTILINE)
 _TRIES = "RAY_gcs_server_port_wait_time_s"  # at a head, of half a minute each
 _SECONDS = 5.0  # for a head to take a connection
+# Writers and the like reserve no CPU, so on few CPUs Ray ends their processes after a second and starts them anew.
+_KEPT = {"idle_worker_killing_time_threshold_ms": 60_000}
 _SMALL = 4  # below this many CPUs, actors and readers share them
 
 
@@ -69,6 +71,7 @@ def joined() -> Iterator[Capacity]:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 include_dashboard=None if elsewhere else False,
+                _system_config=None if elsewhere else _KEPT,
             )
     except (OSError, RuntimeError, ValueError) as error:
         hint = "; if it uses tokens, set RAY_AUTH_MODE=token" if elsewhere and "RAY_AUTH_MODE" not in os.environ else ""
@@ -189,7 +192,7 @@ def lay_out(config: EmbedConfig, has: Capacity, slices: int | None = None) -> Pl
     return Placement(
         actors=actors,
         most_actors=min(config.actors or most, most),
-        reader_cpus=1.0 if cpus >= 2 else 0.5,  # a single CPU is shared, or the two would wait for each other
+        reader_cpus=1.0 if cpus >= _SMALL else 0.75 if cpus >= 2 else 0.5,
         num_cpus=num_cpus,
         num_gpus=share,
         device=device,

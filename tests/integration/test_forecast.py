@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> RunConfig:
         broken = [(f"{9000 + k}.{kind}", b"x") for k in range(i) for kind in ("jpg", "txt")]
         write_tar(tmp_path / "shards" / f"{i}.tar", [*members(count, start=1000 * i), *broken])
     write = WriteConfig(str(tmp_path / "lake"), commit_seconds=60.0)  # the first, and the last
-    return RunConfig(ReadConfig((str(tmp_path / "shards"),)), write, EmbedConfig(batch_size=16, actors=1))
+    return RunConfig(ReadConfig((str(tmp_path / "shards"),)), write, EmbedConfig(batch_size=4, actors=1))
 
 
 def test_run_does_what_its_forecast_told(config: RunConfig, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class Preparer:
 
     def captions(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
         """Token ids of each caption, and whether it was cut to the model's limit."""
-        encoded = self._tokenizer.encode_batch(list(texts))
+        encoded = [self._tokenizer.encode(text) for text in texts]  # encode_batch would take every CPU there is
         return [(e.ids, bool(e.overflowing)) for e in encoded]
 
     def token(self, text: str) -> int:

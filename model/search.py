@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 SMALLEST = 8
 LARGEST = 256
 _GAIN = 1.03  # by which twice as large a call must be faster, or the smaller one stays
+_FULL = 0.9  # of a call, at least; less tells nothing
 _COUNTED = 2  # batches of each size that count, after one that does not: it fills the allocator
 
 
@@ -23,13 +24,13 @@ class Search:
 
         Args:
             size: of the last batch's; smaller than was asked for where the memory did not suffice.
-            pictures: in the last batch; one that does not fill a call tells nothing.
+            pictures: in the last batch; one that does not about fill a call tells nothing.
             pairs: in the last batch.
             seconds: that it took.
         """
         if size < self.size:
             self.settled, self.size = True, size
-        if self.settled or pictures < size:
+        if self.settled or pictures < _FULL * size:
             return self.size
         self._batches += 1
         if self._batches > 1:

@@ -148,7 +148,7 @@ def embed_batch(
         batch: rows in `schema.prepared_schema`; samples of any slices, mixed.
         embedder: the model.
         stored: the layout of the rows to make.
-        batch_size: pictures in one model call, at most.
+        batch_size: samples in one model call, at most.
         further: told after each model call how many there have been.
 
     Returns:
@@ -156,7 +156,7 @@ def embed_batch(
         each model call one record of its pairs and seconds.
     """
     is_sample = pc.equal(batch["kind"], Kind.SAMPLE)
-    samples = batch.filter(is_sample).combine_chunks()
+    samples = _together(batch.filter(is_sample).combine_chunks())
     parts = [_conform(batch.filter(pc.invert(is_sample)), stored.schema)]
     calls = -(-samples.num_rows // batch_size)
     for i in range(calls):  # calls of equal size: a full one and a tiny one would waste the second
@@ -176,11 +176,26 @@ def require_sane(embeddings: Embeddings) -> None:
         raise ClusterError(f"of a plain grey picture, {problem}: look at the GPU, or at the checkpoint")
 
 
+def _together(samples: pa.Table) -> pa.Table:
+    """Samples of the same picture side by side, so that it is encoded once: tables have one caption a row."""
+    pictures = _pictures(samples)
+    return samples.take(np.argsort(pictures, kind="stable")) if len(set(pictures)) < len(samples) else samples
+
+
+def _pictures(samples: pa.Table) -> Images:
+    """The number of each sample's picture, counted as they come; the same bytes are the same picture."""
+    numbers: dict[object, int] = {}
+    shas = samples["sha256"].to_pylist()
+    return np.array([numbers.setdefault(sha or row, len(numbers)) for row, sha in enumerate(shas)], dtype=np.int64)
+
+
 def _call(samples: pa.Table, embedder: Embedder, stored: Stored) -> list[pa.Table]:
     """One model call: its pairs, and its record."""
-    pixels = np.stack([_square(value) for value in samples["pixels"]])
+    pictures = _pictures(samples)
+    pixels = np.stack([_square(samples["pixels"][int(i)]) for i in np.unique(pictures, return_index=True)[1]])
     captions = pc.list_flatten(samples["captions"])
-    image_of = pc.list_parent_indices(samples["captions"]).to_numpy()
+    sample_of = pc.list_parent_indices(samples["captions"])
+    image_of = pictures[sample_of.to_numpy()]
     token_ids = pc.struct_field(captions, "token_ids").to_pylist()
     began = time.perf_counter()
     arrays, problems = _embedded(embedder, pixels, token_ids, image_of, stored)
@@ -188,7 +203,7 @@ def _call(samples: pa.Table, embedder: Embedder, stored: Stored) -> list[pa.Tabl
     told = {"kind": str(Kind.CALL), "pairs": len(image_of), "seconds": seconds, "detail": embedder.dtype}
     record = pa.table({name: [value] for name, value in told.items()})
     columns = [name for name in samples.column_names if name in stored.schema.names]  # not the pixels
-    of_image = samples.select(columns).take(pa.array(image_of))
+    of_image = samples.select(columns).take(sample_of)
     return [_pairs(of_image, captions, arrays, problems, stored), _conform(record, stored.schema)]
 
 

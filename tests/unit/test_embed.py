@@ -68,6 +68,15 @@ def test_embed_gives_each_caption_its_own_pair_and_the_picture_once() -> None:
     assert [np.argmax(r["text_embedding"]) for r in rows] == [1, 2, 3, 2]
 
 
+def test_embed_encodes_a_picture_once_that_comes_in_several_samples() -> None:
+    embedder = FakeEmbedder()
+    rows = [sample("a", i, i % 2, "word " * (i + 1), sha256="one" if i % 2 else "other") for i in range(4)]
+    made = pairs_of(embed_batch(prepared(*rows, sample("a", 4, 3, "x"), end("a", 5)), embedder, STORED, 8))
+    assert embedder.calls == [3]
+    found = {r["position"]: (np.argmax(r["image_embedding"]), np.argmax(r["text_embedding"]), r["key"]) for r in made}
+    assert found == {i: (i % 2, (i + 1) % 4, str(i)) for i in range(4)} | {4: (3, 1, "4")}
+
+
 @pytest.mark.parametrize(("pictures", "calls"), [(0, []), (1, [1]), (4, [4]), (5, [2, 3]), (9, [3, 3, 3])])
 def test_embed_splits_a_batch_into_calls_of_about_equal_size(pictures: int, calls: list[int]) -> None:
     embedder = FakeEmbedder()

@@ -89,6 +89,12 @@ def test_search_learns_nothing_from_a_batch_that_does_not_fill_a_call() -> None:
     assert search.rates == {}
 
 
+def test_search_learns_of_calls_that_a_reject_leaves_not_quite_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gpu, "total", 1000 * GIB)
+    encoder = Machine(monkeypatch, slow_from=255).process("one")
+    assert [batch(encoder, 255) for _ in range(30)][-10:] == [128] * 10
+
+
 def test_two_processes_that_probe_on_one_gpu_do_not_kill_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch)
     one, other = machine.process("one"), machine.process("other")

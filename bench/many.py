@@ -32,7 +32,7 @@ def make_shards(folder: Path, count: int) -> Path:
 
 
 def planned(folder: Path) -> dict[str, Any]:
-    """What a run does before its first slice, as `Run` does it, and what that takes of this process."""
+    """What a run does before its first slice, as `Run` does it, and what that takes of this process (files are local)."""
     config = RunConfig(ReadConfig((str(folder / "shards"),)), WriteConfig(str(folder / "lake"), "laion"), EmbedConfig())
     before = _resident()
     times: dict[str, float] = {}
@@ -43,7 +43,7 @@ def planned(folder: Path) -> dict[str, Any]:
         "shards": len(place.listing.shards),
         "pending": len(todo.pending),
         "skipped": len(todo.skipped),
-        "seconds": {name: round(value, 3) for name, value in times.items()},
+        "cpu_seconds": {name: round(value, 3) for name, value in times.items()},
         "microseconds_a_shard": round(sum(times.values()) / len(place.listing.shards) * 1e6, 1),
         "driver_mib": round((peak - before) / 2**20, 1),
         "kib_a_shard": round((peak - before) / len(place.listing.shards) / 1024, 2),
@@ -76,9 +76,9 @@ def _done(blank: SliceRecord, shard: str, name: str, size: int, etag: str) -> Sl
 
 
 def _timed(times: dict[str, float], name: str, call: Callable[[], T]) -> T:
-    began = time.perf_counter()
+    began = time.process_time()
     done = call()
-    times[name] = time.perf_counter() - began
+    times[name] = time.process_time() - began
     return done
 
 

@@ -34,6 +34,7 @@ from pipeline.upkeep.orphans import SUFFIXES, quiet_for
 A_WEEK = timedelta(days=7)
 QUIET = timedelta(hours=1)  # longer than any job goes on without writing
 _ROWS = 2**19  # of a compacted fragment
+_MOST = 2000  # fragments for one: what others commit while they are merged is looked at before the merge lands
 _BATCH = 4096
 _ATTEMPTS_AT_ONCE = 500
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
@@ -159,11 +160,18 @@ def _numbers(dataset: lance.LanceDataset | None) -> set[int]:
 
 def _next_task(dataset: lance.LanceDataset | None, mine: set[int]) -> Any:
     there = _numbers(dataset)
+    task = _planned(dataset, {*(there - mine), *([min(there)] if there else [])})
+    if task is not None and len(task.fragments) > _MOST:
+        return _planned(dataset, there - {f.id for f in task.fragments[:_MOST]})
+    return task
+
+
+def _planned(dataset: lance.LanceDataset | None, excluded: set[int]) -> Any:
     options = {
         "target_rows_per_fragment": _ROWS,
         "batch_size": _BATCH,
         "num_threads": 1,
-        "excluded_fragment_ids": sorted({*(there - mine), *([min(there)] if there else [])}),
+        "excluded_fragment_ids": sorted(excluded),
     }
     tasks = Compaction.plan(dataset, options).tasks
     return tasks[0] if tasks else None

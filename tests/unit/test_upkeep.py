@@ -161,6 +161,15 @@ def test_compact_of_a_table_without_rows_or_runs(tmp_path: Path) -> None:
     assert verify(lake.database).ok
 
 
+def test_merge_takes_a_few_of_very_many_fragments_at_a_time(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "_MOST", 2)
+    ids, before = lake.ids(), fragments(lake)
+    merged = merge_fragments(lake.database)
+    assert (merged, fragments(lake)) == (before // 2 * 2 - 2, before // 2 + 1)  # in twos, and the lowest stays
+    assert lake.ids() == ids
+    assert verify(lake.database, lake.model, 40).ok
+
+
 def test_merge_goes_only_over_the_fragments_that_were_there(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would never end beside a job that writes."""
     commit, number = upkeep.Compaction.commit, iter(range(50, 60))

@@ -32,7 +32,7 @@ def make_shards(folder: Path, count: int) -> Path:
 
 
 def planned(folder: Path) -> dict[str, Any]:
-    """What a run does before its first slice, as `Run` does it, and what that takes of this process; files are local."""
+    """What a run does before its first slice, as `Run` does it, and what it takes of this process. Files are local."""
     config = RunConfig(ReadConfig((str(folder / "shards"),)), WriteConfig(str(folder / "lake"), "laion"), EmbedConfig())
     before = _resident()
     times: dict[str, float] = {}

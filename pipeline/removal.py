@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import lance
 from lance.fragment import FragmentMetadata
 
+_NEAR = 100  # numbers of fragments that are asked for one by one
+
 
 @dataclass(frozen=True, slots=True)
 class Removal:
@@ -27,20 +29,25 @@ class Touched:
 
 def touch(base: lance.LanceDataset | None, without: Removal | None) -> Touched | None:
     """What a commit on top of `base` touches: where rows go, or else the lowest fragment; None if there is none."""
-    fragments = {f.fragment_id: f for f in base.get_fragments()} if base is not None else {}
-    if base is None or not fragments:
+    if base is None or (lowest := _lowest(base)) is None:
         return None
     touched = Touched([], [])
     for number, condition in _conditions(base, without).items() if without else ():
-        left = fragments[number].delete(condition)
+        left = base.get_fragment(number).delete(condition)
         if left is None:
             touched.removed.append(number)
         else:
             touched.updated.append(left)
-    lowest = min(fragments)
-    if lowest not in {*touched.removed, *(f.id for f in touched.updated)}:
-        touched.updated.append(fragments[lowest].metadata)
+    if lowest.fragment_id not in {*touched.removed, *(f.id for f in touched.updated)}:
+        touched.updated.append(lowest.metadata)
     return touched
+
+
+def _lowest(base: lance.LanceDataset) -> lance.LanceFragment | None:
+    """The lowest fragment. It is mostly near 0, and of very many a list of all takes longer than the commit."""
+    near = (base.get_fragment(number) for number in range(_NEAR))
+    found = next((fragment for fragment in near if fragment is not None), None)
+    return found or min(base.get_fragments(), key=lambda fragment: fragment.fragment_id, default=None)
 
 
 def _conditions(base: lance.LanceDataset, removal: Removal) -> dict[int, str]:

@@ -11,6 +11,7 @@ import lancedb
 import pyarrow as pa
 import pytest
 
+import pipeline.removal
 from pipeline.config import Keep
 from pipeline.contract import Layout, require_contract
 from pipeline.database import Database, naming, storage_options
@@ -88,8 +89,11 @@ def test_commit_on_an_empty_table_and_on_one_with_rows(database: Database) -> No
     assert (none.version, none.contract) == (4, CONTRACT)
 
 
-@pytest.mark.parametrize("filled", [False, True])
-def test_commit_on_a_version_that_another_has_built_on_is_a_conflict(database: Database, filled: bool) -> None:
+@pytest.mark.parametrize(("filled", "near"), [(False, 100), (True, 100), (True, 0)])
+def test_commit_on_a_version_that_another_has_built_on_is_a_conflict(
+    database: Database, monkeypatch: pytest.MonkeyPatch, filled: bool, near: int
+) -> None:
+    monkeypatch.setattr(pipeline.removal, "_NEAR", near)  # 0: as if the lowest fragment had a high number
     base = open_or_create(database, LAYOUT)
     if filled:
         base = commit(database, base, LAYOUT, change(fragments(database, "a"), {}))

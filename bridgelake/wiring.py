@@ -43,11 +43,12 @@ def as_model(spec: ModelSpec, tags: Tagging | None = None) -> Model:
     Raises:
         ModelError: it cannot tell the tags that are asked for.
     """
-    blank = Blank(tags.prompt, tags.count) if tags else None
+    blank, prompt = Blank(tags.prompt, tags.count) if tags else None, 0
     if blank:
-        blank.tokens(preparer(spec))
+        prompt = len(blank.tokens(preparer(spec))[0])
         require_mlm(spec)
-    return Model(contract(spec), partial(preparer, spec), partial(encoder, spec, blank=blank), spec.size)
+    make = partial(preparer, spec), partial(encoder, spec, blank=blank)
+    return Model(contract(spec), *make, spec.size, partial(spec.operations, prompt=prompt))
 
 
 def as_query_model(spec: ModelSpec, device: str) -> QueryModel:

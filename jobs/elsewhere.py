@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bridgelake import DEFAULT_MODEL
@@ -12,6 +12,7 @@ from pipeline.stores.storage import redact
 from pipeline.watch.log import JsonLines, is_event
 
 _FLAG = "--submit"
+_PLACES = ("--input", "--db", "--model", "--source-root")  # options that name files, folders or URLs
 
 
 def submitted(
@@ -31,10 +32,8 @@ def submitted(
     """
     from pipeline.submit import repository, submit  # Ray, which the command line does without
 
-    for option, values in places.items():
-        for value in (values,) if isinstance(values, str) else values or ():
-            if note := note_on(option, value):
-                say(note, log)
+    each = {option: (values,) if isinstance(values, str) else values or () for option, values in places.items()}
+    check(((option, value) for option, values in each.items() for value in values), log)
     script = str(Path(sys.argv[0]).resolve().relative_to(repository()))
     job = submit(address, ["python", script, *without_flag(sys.argv[1:])])
     say(f"job {job.name} at {address}", log)
@@ -55,6 +54,21 @@ def submitted(
     return code
 
 
+def check(values: Iterable[tuple[str, str]], log: JsonLines | None = None) -> None:
+    """Refuse a command that the cluster cannot mean, or that holds a secret; say what a person should know of it.
+
+    Args:
+        values: option and value, of each that the command has; a word that is no option's has "" for it.
+        log: for machines; gets what is said here.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    for option, value in values:
+        if note := note_on(option, value):
+            say(note, log)
+
+
 def note_on(option: str, value: str) -> str:
     """What a person should know of a place on the cluster; nothing for a URL, a hub id, or the built-in model.
 
@@ -63,9 +77,11 @@ def note_on(option: str, value: str) -> str:
     """
     if redact(value) != value:
         raise ConfigError(
-            f"{option} {redact(value)} holds a secret, and whoever sees the dashboard sees a job's command: "
-            "leave it out; the nodes find credentials in their own environment, profile or role"
+            f"{option or 'the command:'} {redact(value)} holds a secret, and whoever sees the dashboard sees a job's "
+            "command: leave it out; the nodes find credentials in their own environment, profile or role"
         )
+    if option not in _PLACES:
+        return ""
     path = value.removeprefix("file://").removeprefix("local://")
     if "://" in path or value == DEFAULT_MODEL or (option == "--model" and not Path(path).exists()):
         return ""

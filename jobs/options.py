@@ -1,9 +1,9 @@
 """What the command lines have in common."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, Literal
 
 from tyro.conf import Positional
@@ -118,21 +118,26 @@ def require_dry_run(dry_run: bool, gpu_hour_price: float | None, log_json: bool 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingCommand:
-    """The words of a command that embeds, of which only the options are looked at that tell the table and the model."""
+    """The words of a command that embeds; only its options for the table and the model are understood."""
 
     words: tuple[str, ...]
 
     def option(self, name: str) -> str | None:
         """What stands behind an option; None if it is not there."""
-        for word, after in pairwise((*self.words, "")):
-            if word == name:
-                return after
-            if word.startswith(f"{name}="):
-                return word.removeprefix(f"{name}=")
-        return None
+        return next((value for option, value in self.values() if option == name), None)
 
-    def database(self, *, elsewhere: bool) -> Database:
-        """Where it writes to; `elsewhere`: it runs in another folder, maybe on another machine.
+    def values(self) -> Iterator[tuple[str, str]]:
+        """Each option with what stands behind it, which may be ""; a word that is no option's with ""."""
+        for before, word, after in zip(("", *self.words), self.words, (*self.words[1:], ""), strict=False):
+            option, equals, value = word.partition("=")
+            if word.startswith("--"):
+                behind = value if equals else "" if after.startswith("--") else after
+                yield option.replace("_", "-"), behind
+            elif not before.startswith("--") or "=" in before:
+                yield "", word
+
+    def database(self) -> Database:
+        """Where it writes to.
 
         Raises:
             ConfigError: it does not say.
@@ -142,8 +147,6 @@ class EmbeddingCommand:
             raise ConfigError(
                 "no --db: name an embedding command after --, such as -- python jobs/embed_laion.py --input … --db …"
             )
-        if elsewhere and "://" not in db and not db.startswith("/"):
-            raise ConfigError(f"--db {db!r} with --submit: the job runs in another folder: name a URL or a whole path")
         return Database(db, WriteConfig(db, table).table)
 
 

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from bridgelake import DEFAULT_MODEL, Lake
 from bridgelake.wiring import as_model
+from jobs.elsewhere import check
 from jobs.options import EmbeddingCommand
 from jobs.outcome import finish
 from pipeline.errors import ConfigError
@@ -40,7 +41,9 @@ class Options:
 def main(options: Options) -> int:
     """One tick, or one at each time until a signal comes."""
     command = EmbeddingCommand(options.command)
-    database = command.database(elsewhere=bool(options.submit))
+    if options.submit:
+        check(command.values())
+    database = command.database()
     reporter, retries = Reporter(database, options.webhook), Retries(options.retries, options.backoff)
     lake = Lake(database.uri, model=command.option("--model") or DEFAULT_MODEL, revision=command.option("--revision"))
     checks = Checks(min_recall=options.min_recall, sample=options.sample, model=lambda: as_model(lake.spec))

@@ -34,10 +34,11 @@ T = TypeVar("T")
 
 
 class OnHub(NamedTuple):
-    """A hub id at one commit; `weights` maps each weight file to its SHA-256, as far as the hub tells."""
+    """A hub id at one commit; `weights` maps weight files to SHA-256, as far as the hub tells; `size` is of all."""
 
     commit: str
     weights: Mapping[str, str]
+    size: int = 0  # bytes; 0 where the hub does not tell
 
 
 def is_hub_id(source: str) -> bool:
@@ -80,7 +81,9 @@ def look_up(source: str, revision: str | None) -> OnHub:
         why = f"no such folder here, and the hub cannot be reached ({first_line(error)}). Give {KINDS}"
     else:
         sums = {s.rfilename: s.lfs.sha256 if s.lfs else "" for s in info.siblings or [] if "/" not in s.rfilename}
-        return OnHub(str(info.sha), {name: sums[name] for name in choose_weights(sums)})
+        sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
+        weights = choose_weights(sums)
+        return OnHub(str(info.sha), {name: sums[name] for name in weights}, sum(sizes[name] for name in weights))
     raise ModelError(f"--model {at}: {why}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from model.errors import ModelError
 from model.files import read_json
+from model.operations import Sizes, operations_a_pair
 from model.prepare import Preparer
 from model.source import WEIGHTS, check_url, choose_weights, folder_of, is_hub_id, look_up
 
@@ -42,10 +43,16 @@ class ModelSpec:
         return folder
 
     def size(self) -> int | None:
-        """Bytes of the weights' files; None where this node has not fetched them."""
+        """Bytes of the weights' files; None where this node has not fetched them and no hub tells."""
         folder = folder_of(self.source, self.revision, weights=False)
         names = choose_weights(path.name for path in folder.iterdir())
-        return sum((folder / name).stat().st_size for name in names) or None
+        here = sum((folder / name).stat().st_size for name in names)
+        return here or (look_up(self.source, self.revision).size if self.revision else 0) or None
+
+    def operations(self, tokens: float, captions: float, prompt: int = 0) -> float:
+        """Of a pair, as `operations_a_pair` counts them; the weights are not fetched."""
+        config = read_json(folder_of(self.source, self.revision, weights=False) / "config.json")
+        return operations_a_pair(Sizes.of(config), tokens, captions, prompt)
 
     def preparer(self) -> Preparer:
         """The checkpoint's preprocessing, for which the weights are not fetched.
@@ -81,8 +88,8 @@ def resolve(source: str, revision: str | None = None) -> ModelSpec:
     check_url(source)
     commit, sums = "", list[str]()
     if is_hub_id(source):
-        commit, told = look_up(source, revision)
-        sums = list(told.values())
+        found = look_up(source, revision)
+        commit, sums = found.commit, list(found.weights.values())
     elif revision:
         raise ModelError(f"--revision {revision} goes with a hub id; {source} is a folder or a URL")
     known = bool(sums) and all(sums)

@@ -18,6 +18,7 @@ from pipeline.errors import ClusterError
 _HEAD = "node:__internal_head__"
 _FLAG = "--autoscaling-config="
 _SECONDS = 20.0  # for the head to answer
+_KIND = "accelerator_type:"  # begins the resource by which Ray tells a node's GPU
 _MANY = 1000  # nodes of a kind of which there may be any number
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")  # of this pod, if this is one
 
@@ -29,6 +30,7 @@ class Group:
     nodes: int
     cpus: float
     gpus: float
+    kind: str = ""  # of the GPUs, as Ray calls it, such as L40S; empty where that is not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,15 @@ class Capacity:
         """On the kind of GPU node that has the fewest."""
         return min((group.cpus / group.gpus for group in self.most if group.gpus), default=0.0)
 
+    @property
+    def gpu_kinds(self) -> dict[str, float]:
+        """Of all nodes that there can be: kind -> GPUs, with "" for those whose kind is not told."""
+        kinds: dict[str, float] = {}
+        for group in self.most:
+            if group.gpus:
+                kinds[group.kind] = kinds.get(group.kind, 0.0) + group.nodes * group.gpus
+        return kinds
+
     def describe(self) -> str:
         """What is up, and what may come."""
         now = f"the cluster has {self.gpus_up:g} GPUs and {_cpus(self.up):g} CPUs"
@@ -89,7 +100,8 @@ def capacity() -> Capacity:
 
 
 def _group(nodes: int, resources: Mapping[str, float]) -> Group:
-    return Group(nodes, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    kind = next((name.removeprefix(_KIND) for name in resources if name.startswith(_KIND)), "")
+    return Group(nodes, resources.get("CPU", 0.0), resources.get("GPU", 0.0), kind)
 
 
 def _reported() -> tuple[Group, ...]:

@@ -15,6 +15,7 @@ from pipeline.config import Contract, Keep, Tagging
 from pipeline.errors import ClusterError, RejectReason, Stage
 from pipeline.given import Arrays, Problems, arrays_of, problems_of, require_shapes
 from pipeline.schema import EMBEDDING_COLUMNS, Kind, embedded_schema, tag_fields
+from pipeline.watch.busy import work
 
 Pixels = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
@@ -116,7 +117,9 @@ class Model:
     contract: Contract
     make_preparer: Callable[[], Preparer]
     make_embedder: MakeEmbedder
-    weights_on_disk: Callable[[], int | None] = lambda: None  # bytes, where this node has them
+    weights_on_disk: Callable[[], int | None] = lambda: None  # bytes, where they are known
+    # Of a pair: by the tokens of a caption and the captions of a picture, where they are known.
+    operations: Callable[[float, float], float | None] = lambda tokens, captions: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +200,11 @@ def _call(samples: pa.Table, embedder: Embedder, stored: Stored) -> list[pa.Tabl
     sample_of = pc.list_parent_indices(samples["captions"])
     image_of = pictures[sample_of.to_numpy()]
     token_ids = pc.struct_field(captions, "token_ids").to_pylist()
-    began = time.perf_counter()
+    began, clock = time.time(), time.perf_counter()
     arrays, problems = _embedded(embedder, pixels, token_ids, image_of, stored)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - clock
     told = {"kind": str(Kind.CALL), "pairs": len(image_of), "seconds": seconds, "detail": embedder.dtype}
+    told["at_work"] = work(began, seconds)
     record = pa.table({name: [value] for name, value in told.items()})
     columns = [name for name in samples.column_names if name in stored.schema.names]  # not the pixels
     of_image = samples.select(columns).take(sample_of)

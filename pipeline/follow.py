@@ -8,7 +8,7 @@ The driver holds references and counts, never rows.
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import ray
 from ray.data import Dataset
@@ -23,6 +23,7 @@ from pipeline.gather import Calls, End, Gather, Part, Ready, Ref, inspect_block
 from pipeline.pump import Pump
 from pipeline.records import Outcome, SliceRecord
 from pipeline.shards import Slice, shard_of
+from pipeline.watch.busy import Busy
 from pipeline.watch.events import INFER, WRITE, Retried, Worked
 from pipeline.watch.losses import Losses
 from pipeline.watch.progress import Counts, Observer
@@ -36,18 +37,6 @@ _NAMED = 3  # slices of a writer
 # No CPU is reserved: readers would keep them from starting until a whole slice is read.
 _inspect = ray.remote(num_cpus=0, max_retries=3)(inspect_block)
 _write = ray.remote(num_cpus=0, max_retries=3)(write_jobs)
-
-
-@dataclass(slots=True)
-class Busy:
-    """Seconds that the stages were busy, added up over all workers, and the model's calls."""
-
-    read: float = 0.0
-    infer: float = 0.0
-    write: float = 0.0
-    calls: int = 0
-    pairs: int = 0
-    dtypes: set[str] = field(default_factory=set)
 
 
 class Follow:
@@ -161,16 +150,13 @@ class Follow:
         return "inspecting blocks: no worker has time for it" if self._inspecting else ""
 
     def _inspected(self, block: Ref, parts: list[Part], calls: Calls) -> None:
-        self.busy.infer += calls.seconds
-        self.busy.calls += len(calls.sizes)
-        self.busy.pairs += sum(calls.sizes)
-        self.busy.dtypes |= calls.dtypes
+        self.busy.computed(calls.seconds, calls.sizes, calls.dtypes, calls.works)
         self._journal.tell(Worked(INFER, calls.seconds, calls.sizes))
         for part in parts:
             self._losses.add(part)
             if part.end and part.attempt not in self._ends:
                 self._ends[part.attempt] = part.end
-                self.busy.read += part.end.seconds
+                self.busy.was_read(part.end.seconds, part.end.work)
                 self._journal.read(part.attempt, part.end.seconds)
         if not self._again:
             self._losses.check()

@@ -8,17 +8,21 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from pipeline import cluster
 from pipeline.barred import Barred
 from pipeline.config import RunConfig
 from pipeline.database import Database
 from pipeline.datasets import Found, find_dataset
-from pipeline.embed import Model
+from pipeline.embed import Model, Preparer
 from pipeline.forecasts.advice import advise
 from pipeline.forecasts.choice import bytes_of, choose
+from pipeline.forecasts.estimate import estimate, tokens_of
 from pipeline.forecasts.history import latest_on
 from pipeline.forecasts.layout import weigh
-from pipeline.forecasts.measure import Measured, Patience, Stage, measure, readers_of, regions
+from pipeline.forecasts.measure import Measured, Patience, Stage, measure, nodes_up, readers_of
+from pipeline.forecasts.network import traffic
 from pipeline.forecasts.outlook import Cluster, Done, Forecast, Pace, Part
 from pipeline.forecasts.regions import elsewhere
 from pipeline.forecasts.sampling import Budget, Look, Sampled, sample
@@ -60,7 +64,8 @@ def forecast(
     barred = Barred(config.write.dataset_name, read_takedowns(found.database))
     read = replace(config.read, keep=found.stored.keep)
     slices = [*plan.pending, *plan.changed]
-    sampled = sample(choose(slices, limits.budget.slices), read, model.make_preparer(), barred, limits.budget)
+    preparer = model.make_preparer()
+    sampled = sample(choose(slices, limits.budget.slices), read, preparer, barred, limits.budget)
     pairs = pairs_of(slices, sampled.looks)
     told = replace(_counted(config, found, plan, sampled, pairs), gpu_hour_price=gpu_hour_price)
     where: dict[str, str] = {}
@@ -68,14 +73,24 @@ def forecast(
         before = time.monotonic()
         with cluster.joined() as capacity:
             on = cluster.lay_out(config.embed, capacity, len(slices))
-            here = regions()
+            here = nodes_up()
             around = listed + time.monotonic() - before  # as long as a run needs to come so far
             stage = Stage(read, config.embed, model, on, found.stored, barred)
             measured = measure(stage, slices, limits.patience)
             leaving = time.monotonic()
         around += time.monotonic() - leaving
-        where = elsewhere([found.database.uri, *(s.shard.uri for s in slices[:1])], here)
-        told = _paced(told, config, pairs, Cluster.of(on, capacity, model), measured, around)
+        regions = {node.region for node in here if node.region}
+        where = elsewhere([found.database.uri, *(s.shard.uri for s in slices[:1])], regions)
+        room = Cluster.of(on, capacity, model, config.embed.batch_size)
+        told = replace(told, cluster=room)
+        if isinstance(measured, Measured):
+            told = _paced(told, config, pairs, measured, around)
+        else:
+            tokens, readers = tokens_of(sampled.rows), readers_of(on, capacity.cpus)
+            guess = estimate(model, on, capacity, readers, told.totals, tokens)
+            told = replace(told, pace=_guessed(told, config, pairs, measured, guess))
+        sizes = _sizes_of_a_pair(told, slices[0], preparer)
+        told = replace(told, network=traffic(room, capacity, told.pace, sizes, here))
     return replace(told, advice=advise(told, config, slices, where), took=round(time.monotonic() - began, 1))
 
 
@@ -119,30 +134,48 @@ def pairs_of(slices: Sequence[Slice], looks: Iterable[Look]) -> list[float]:
     return [known.get(slice_.name, 0.0) for slice_ in slices]
 
 
-def _paced(
-    told: Forecast, config: RunConfig, pairs: Sequence[float], on: Cluster, measured: Measured | str, around: float
-) -> Forecast:
-    """The same with time and commits, as far as anything is known of them; `around` goes before and after the work."""
-    if isinstance(measured, Measured):
-        on = replace(on, footprint=measured.footprint, dtype=measured.dtype)
-        readers = readers_of(on.placement, on.cpus)
-        after = measured.reading_after, measured.embedding_after
-        speed = Speed(readers, measured.read, measured.embed * on.placement.actors, *after)
-        done = finishes(pairs, speed)
-        source = (
-            f"measured: {measured.actors} of {on.placement.actors} actors embedded {measured.pairs:,} pairs in "
-            f"{measured.calls:,} calls"
-        )
-        made = commits(done, config.write.commit_seconds)
-        pace = Pace(
-            speed.rate, around + max(done, default=0.0), made, source, readers, readers * speed.read, speed.embed
-        )
-        return replace(told, cluster=on, pace=pace)
-    earlier = latest_on(Database(config.write.db, config.write.table), on.placement.device)
-    if earlier is None:
-        return replace(told, cluster=on, pace=Pace(None, None, None, f"not measured: {measured}"))
-    rate = earlier.rate * on.placement.actors
-    seconds, every = told.totals.pairs.value / rate, config.write.commit_seconds
-    source = f"estimated from run {earlier.run_id}, by the number of actors; not measured: {measured}"
-    made = min(told.todo.slices, 1 + round(seconds / every) if every else told.todo.slices)
-    return replace(told, cluster=on, pace=Pace(rate, seconds, made, source))
+def _paced(told: Forecast, config: RunConfig, pairs: Sequence[float], measured: Measured, around: float) -> Forecast:
+    """The same with time and commits; `around` goes before and after the work."""
+    assert told.cluster is not None  # noqa: S101  # something is to be done
+    on = replace(told.cluster, footprint=measured.footprint, dtype=measured.dtype)
+    readers = readers_of(on.placement, on.cpus)
+    after = measured.reading_after, measured.embedding_after
+    speed = Speed(readers, measured.read, measured.embed * on.placement.actors, *after)
+    source = (
+        f"measured: {measured.actors} of {on.placement.actors} actors embedded {measured.pairs:,} pairs in "
+        f"{measured.calls:,} calls"
+    )
+    return replace(told, cluster=on, pace=_pace(pairs, speed, config, source, around))
+
+
+def _pace(pairs: Sequence[float], speed: Speed, config: RunConfig, source: str, around: float = 0.0) -> Pace:
+    done = finishes(pairs, speed)
+    seconds, made = around + max(done, default=0.0), commits(done, config.write.commit_seconds)
+    return Pace(speed.rate, seconds, made, source, speed.readers, speed.readers * speed.read, speed.embed)
+
+
+def _guessed(
+    told: Forecast, config: RunConfig, pairs: Sequence[float], why: str, guess: tuple[Speed, str] | str
+) -> Pace:
+    """Time and commits where nothing was measured: by an earlier run, else by what is published of the nodes."""
+    assert told.cluster is not None  # noqa: S101  # something is to be done
+    on = told.cluster.placement
+    earlier = latest_on(Database(config.write.db, config.write.table), on.device)
+    if earlier is not None:
+        rate = earlier.rate * on.actors
+        seconds, every = told.totals.pairs.value / rate, config.write.commit_seconds
+        source = f"estimated from run {earlier.run_id}, by the number of actors; not measured: {why}"
+        made = min(told.todo.slices, 1 + round(seconds / every) if every else told.todo.slices)
+        return Pace(rate, seconds, made, source, estimated=True)
+    if isinstance(guess, str):
+        return Pace(None, None, None, f"not measured: {why}; nor estimated: {guess}")
+    speed, source = guess
+    return replace(_pace(pairs, speed, config, f"estimated: {source}; not measured: {why}"), estimated=True)
+
+
+def _sizes_of_a_pair(told: Forecast, first: Slice, preparer: Preparer) -> tuple[float, float]:
+    """Bytes of its shard that come from a store, and of its prepared picture, which is one for all its captions."""
+    pairs = told.totals.pairs.value or 1.0
+    stored = "://" in first.shard.uri and not first.shard.uri.startswith("file://")
+    square = preparer.picture(np.zeros((64, 64, 3), np.uint8)).nbytes
+    return told.todo.bytes / pairs if stored else 0.0, square * told.totals.samples.value / pairs

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import CoverageError
 from pipeline.schema import Kind
+from pipeline.watch.busy import Work
 
 Positions = npt.NDArray[np.int64]
 Ref = Any  # a reference to a block; Ray's ObjectRef in a run
@@ -41,6 +42,7 @@ class End:
     seconds: float
     fingerprint: str | None = None
     outcome: str | None = None  # if it could not be read to its end: whose fault that is
+    work: Work | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +52,21 @@ class Calls:
     sizes: tuple[int, ...]  # pairs of each
     seconds: float
     dtypes: frozenset[str]  # that they computed in
+    works: tuple[Work, ...] = ()
 
 
 def inspect_block(block: pa.Table) -> tuple[list[Part], Calls]:
     """What a block holds, slice by slice; small enough to be sent to the driver."""
     kinds = block["kind"]
     calls = block.filter(pc.equal(kinds, Kind.CALL))
-    rows = block.select(["kind", "attempt", "position", "reason", "pairs", "detail", "seconds", "fingerprint"])
+    rows = block.select(
+        ["kind", "attempt", "position", "reason", "pairs", "detail", "seconds", "fingerprint", "at_work"]
+    )
     rows = rows.filter(pc.not_equal(kinds, Kind.CALL))
     parts = [_part(attempt.as_py(), rows) for attempt in pc.unique(rows["attempt"])]
     seconds = pc.sum(calls["seconds"]).as_py() or 0.0
-    return parts, Calls(tuple(calls["pairs"].to_pylist()), seconds, frozenset(calls["detail"].to_pylist()))
+    works = tuple(Work(**each) for each in calls["at_work"].to_pylist() if each)
+    return parts, Calls(tuple(calls["pairs"].to_pylist()), seconds, frozenset(calls["detail"].to_pylist()), works)
 
 
 def _part(attempt: str, rows: pa.Table) -> Part:
@@ -78,7 +84,8 @@ def _part(attempt: str, rows: pa.Table) -> Part:
 
 
 def _end(row: dict[str, Any]) -> End:
-    return End(row["pairs"], row["detail"], row["seconds"] or 0.0, row["fingerprint"], row["reason"])
+    at = Work(**row["at_work"]) if row["at_work"] else None
+    return End(row["pairs"], row["detail"], row["seconds"] or 0.0, row["fingerprint"], row["reason"], at)
 
 
 def positions_of(rows: pa.Table) -> Positions:

@@ -19,6 +19,7 @@ from pipeline.schema import Kind, prepared_schema
 from pipeline.shards import Slice
 from pipeline.stores.retry import GaveUpError, causes
 from pipeline.stores.storage import explain
+from pipeline.watch.busy import work
 
 _TABLE_BYTES = 16 * 2**20
 _TABLE_ROWS = 64
@@ -38,6 +39,7 @@ def prepare_slice(
     where = {"slice": slice.name, "attempt": attempt, "shard": slice.shard.path}
     rows: list[Row] = []
     pairs, size, seconds, clock = 0, 0, 0.0, time.perf_counter()
+    began, first = time.time(), clock
     end: Row = {"kind": Kind.END}
     try:
         for read in read_slice(slice, config, fingerprint):
@@ -63,6 +65,7 @@ def prepare_slice(
         rows = []
         end |= {"detail": f"{slice.shard.uri}: {explain(error)}", "reason": Outcome.FAILED}
     end["seconds"] = seconds + time.perf_counter() - clock
+    end["at_work"] = work(began, time.perf_counter() - first)
     yield _table([*rows, end], where, schema)
 
 

@@ -16,7 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.datasets import Place, open_dataset, plan_of
 from pipeline.embed import Model
 from pipeline.errors import InputError, RejectRateError, TableError
-from pipeline.follow import Busy, Follow
+from pipeline.follow import Follow
 from pipeline.gather import Positions
 from pipeline.plan import Plan, shards_of
 from pipeline.preflight import require_nodes
@@ -29,6 +29,7 @@ from pipeline.runs import record_run
 from pipeline.shards import gzipped, shard_of
 from pipeline.stores.storage import redact
 from pipeline.summary import Summary
+from pipeline.watch.busy import Busy
 from pipeline.watch.events import Ended, Listener, Started
 from pipeline.watch.journal import Journal
 from pipeline.watch.metrics import recorded
@@ -222,6 +223,7 @@ class Run:
             conflicts=tally.conflicts,
             version=committer.version,
             taken_down=tally.taken_down,
+            at_work=busy.shares(),
         )
 
     def _keep(self, place: Place, summary: Summary) -> Summary:

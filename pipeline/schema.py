@@ -63,6 +63,11 @@ SOURCE = [
     pa.field("metadata", pa.string()),  # JSON text of what was not kept as a column
 ]
 
+# Who did the work of an end or call record, and when.
+AT_WORK = pa.struct(
+    [pa.field("worker", pa.string()), pa.field("began", pa.float64()), pa.field("seconds", pa.float64())]
+)
+
 # Why a pair was rejected, and what an end or call record reports.
 REPORT = [
     pa.field("stage", pa.string()),
@@ -72,6 +77,7 @@ REPORT = [
     pa.field("truncated", pa.bool_()),  # of a pair: its caption was cut to the model's limit
     pa.field("seconds", pa.float64()),
     pa.field("fingerprint", pa.string()),  # of an end record: of all that was read
+    pa.field("at_work", AT_WORK),
 ]
 
 # A sample's captions; its pairs are at consecutive positions less those rejected while reading.

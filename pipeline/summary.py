@@ -1,8 +1,10 @@
 """What a run did, for a person, for `--json` and for its record."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.watch.busy import ACTORS, READERS, Share
 from pipeline.watch.progress import duration
 
 
@@ -35,6 +37,7 @@ class Summary:
     version: int
     taken_down: int = 0
     report: str = ""  # where the page is; empty if there is none
+    at_work: dict[str, Share] = field(default_factory=dict)  # stage -> its workers, and the share of their time
 
     @property
     def pairs(self) -> int:
@@ -50,19 +53,24 @@ class Summary:
         """For `--json` and the run record."""
         return {**asdict(self), "pairs": self.pairs, "pairs_per_second": round(self.pairs_per_second, 2)}
 
+    def _shares(self) -> Iterator[str]:
+        """Which share of its time each kind of worker was busy: the other waited for the one with most."""
+        for stage, worker, doing in ((ACTORS, "actor", "in the model"), (READERS, "reader", "reading")):
+            if one := self.at_work.get(stage):
+                whose = f"1 {worker} {{}} of its" if one.workers == 1 else f"{one.workers} {worker}s {{}} of their"
+                yield f"{whose.format(f'{one.share:.0%}')} time {doing}"
+
     def lines(self) -> list[str]:
         """As a person reads it."""
         rejects = ", ".join(f"{reason} {n}" for reason, n in sorted(self.rejects.items())) or "none"
-        busy = self.busy
-        total = sum(busy.values()) or 1.0
-        share = ", ".join(f"{stage} {seconds:.1f} s ({seconds / total:.0%})" for stage, seconds in busy.items())
+        busy = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.busy.items())
         taken = f"   taken down {self.taken_down}" if self.taken_down else ""
         lost = f"rejects {sum(self.rejects.values())} ({rejects}){taken}"
         lines = [
             f"rows {self.rows}   {lost}   captions cut {self.truncated}",
             f"took {duration(self.seconds)}   {self.pairs_per_second:.1f} pairs/s   "
             f"{self.calls} model calls of {self.pairs_per_call:.1f} pairs",
-            f"busy: {share}",
+            f"busy: {'; '.join([busy, *self._shares()])}",
             f"{self.table} is at version {self.version}, {self.commits} commits by this run",
         ]
         lines += [

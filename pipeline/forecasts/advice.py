@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pipeline.config import RunConfig
 from pipeline.forecasts.choice import bytes_of
 from pipeline.forecasts.outlook import Advice, Forecast
+from pipeline.forecasts.report import size
 from pipeline.shards import Slice, gzipped
 
 _SLOWER = 0.9  # readers that do less than this share of what the actors could
@@ -29,7 +30,7 @@ def advise(
     """
     if not slices:
         return ()
-    found = [*_reading(told), *_shards(told, slices), *_losses(told, config)]
+    found = [*_reading(told), *_network(told), *_shards(told, slices), *_losses(told, config)]
     for bucket, region in elsewhere.items():
         found.append(
             Advice(
@@ -59,6 +60,27 @@ def _reading(told: Forecast) -> Iterator[Advice]:
         f"have {wanted} CPUs instead of {on.cpus:g}{each}{also}"
         + (", or store the pictures smaller (img2dataset --image_size)" if smaller else ""),
     )
+
+
+def _network(told: Forecast) -> Iterator[Advice]:
+    on = told.network
+    if on is None:
+        return
+    here, there = on.embedding, on.reading
+    card = f"its network card takes {size(on.card)}/s" + ("" if on.told else ", assumed, since no node told")
+    pace = f"the network is the limit: at {told.pace.rate or 0.0:,.0f} pairs/s each of"
+    if here.squares + here.shards > on.card:
+        yield Advice(
+            f"{pace} {here.nodes} nodes with GPUs gets {size(here.squares)}/s of pictures that are prepared elsewhere "
+            f"and {size(here.shards)}/s of shards, and {card}",
+            f"have more CPUs on GPU nodes ({on.cpus} each would prepare all), fewer GPUs a node, or a faster network",
+        )
+    if max(there.squares, there.shards) > on.card:
+        yield Advice(
+            f"{pace} {there.nodes} nodes {'without GPUs in use ' if here.nodes else ''}reads {size(there.shards)}/s of "
+            f"shards and sends {size(there.squares)}/s of prepared pictures, and {card}",
+            "have more and smaller nodes, a faster network, or store the pictures smaller (img2dataset --image_size)",
+        )
 
 
 def _shards(told: Forecast, slices: Sequence[Slice]) -> Iterator[Advice]:

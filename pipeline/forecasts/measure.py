@@ -19,6 +19,7 @@ from pipeline.barred import Barred
 from pipeline.cluster import Placement, cause
 from pipeline.config import EmbedConfig, ReadConfig
 from pipeline.embed import Footprint, Model, Stored
+from pipeline.forecasts.network import Node, bits_of
 from pipeline.forecasts.regions import region_here
 from pipeline.pump import Pump
 from pipeline.schema import Kind, prepared_schema
@@ -130,16 +131,22 @@ def readers_of(placement: Placement, cpus: float) -> int:
     return max(1, int((cpus - placement.actors * placement.num_cpus) / placement.reader_cpus + 1e-9))
 
 
-def regions() -> set[str]:
-    """Where the nodes are, of those that tell."""
-    alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]][:_MOST_NODES]
-    ask = ray.remote(num_cpus=0, max_retries=1)(region_here)
-    here = [NodeAffinitySchedulingStrategy(node, soft=False) for node in alive]
-    tasks = [ask.options(scheduling_strategy=each).remote() for each in here]
+def node_here(address: str, gpus: float) -> Node:
+    """What this node tells of itself."""
+    return Node(region_here(), bits_of(address), gpus)
+
+
+def nodes_up() -> list[Node]:
+    """The nodes, of those that tell."""
+    ask, tasks = ray.remote(num_cpus=0, max_retries=1)(node_here), []
+    for node in [node for node in ray.nodes() if node["Alive"]][:_MOST_NODES]:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        about = node["NodeManagerAddress"], node["Resources"].get("GPU", 0.0)
+        tasks.append(ask.options(scheduling_strategy=there).remote(*about))
     done, late = ray.wait(tasks, num_returns=len(tasks), timeout=_ANSWER)
     for task in late:
         ray.cancel(task, force=True)
-    return {region for region in ray.get(done) if region}
+    return list(ray.get(done))
 
 
 def measure(stage: Stage, slices: Sequence[Slice], patience: Patience) -> Measured | str:

@@ -1,9 +1,10 @@
 """What a forecast tells: the numbers, as `--json` has them."""
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.embed import Footprint, Model
+from pipeline.forecasts.network import Traffic
 from pipeline.forecasts.totals import Totals
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Pace:
     readers: int = 0
     read: float = 0.0  # pairs a second of all readers
     embed: float = 0.0  # of all actors
+    estimated: bool = False  # and not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,12 @@ class Cluster:
     footprint: Footprint | None  # where an actor could be measured
     dtype: str
     weights_on_disk: int | None
+    batch_size: int | Literal["auto"] = "auto"  # that was asked for
 
     @classmethod
-    def of(cls, placement: "Placement", has: "Capacity", model: Model) -> "Cluster":
+    def of(cls, placement: "Placement", has: "Capacity", model: Model, batch_size: int | Literal["auto"]) -> "Cluster":
         """Before any of it was measured."""
-        return cls(placement, has.cpus, has.gpus, None, placement.dtype, model.weights_on_disk())
+        return cls(placement, has.cpus, has.gpus, None, placement.dtype, model.weights_on_disk(), batch_size)
 
     @property
     def actors_per_gpu(self) -> int:
@@ -96,6 +99,7 @@ class Forecast:
     pace: Pace = Pace(0.0, 0.0, 0, "nothing is to be done")
     cluster: Cluster | None = None  # where there is something to do
     gpu_hour_price: float | None = None
+    network: Traffic | None = None  # where a pace is known
     advice: tuple[Advice, ...] = ()
     took: float = 0.0
 

@@ -61,22 +61,28 @@ def lines(told: Forecast) -> Iterator[tuple[str, str]]:
     if on:
         yield "compute", on.placement.describe()
         yield "actor", _actor(on)
-    rate = f"{pace.rate:,.1f} pairs/s" if pace.rate is not None else _UNKNOWN
+    about = "about " if pace.estimated else ""
+    rate = f"{about}{pace.rate:,.1f} pairs/s" if pace.rate is not None else _UNKNOWN
     halves = f"; readers {pace.read:,.0f}, actors {pace.embed:,.0f}" if pace.readers else ""
     yield "speed", f"{rate} ({pace.source}{halves})"
-    yield "time", duration(pace.seconds) if pace.seconds is not None else _UNKNOWN
-    yield "commits", f"{pace.commits:,}" if pace.commits is not None else _UNKNOWN
+    yield "time", f"{about}{duration(pace.seconds)}" if pace.seconds is not None else _UNKNOWN
+    yield "commits", f"{about}{pace.commits:,}" if pace.commits is not None else _UNKNOWN
     yield "table", f"{size(told.table_bytes)} more, in {told.fragments:,} fragments"
     if told.gpu_hour_price is not None and on:
         gpus = f"{on.gpus_used} GPUs at {told.gpu_hour_price:g} an hour"
-        yield "cost", f"{told.cost:,.2f} ({gpus})" if told.cost is not None else f"{_UNKNOWN} ({gpus})"
+        yield "cost", f"{about}{told.cost:,.2f} ({gpus})" if told.cost is not None else f"{_UNKNOWN} ({gpus})"
 
 
 def _actor(on: Cluster) -> str:
     taken = on.footprint
     if taken is None:
-        weights = f"weights of {size(on.weights_on_disk)} on disk" if on.weights_on_disk else "weights not fetched yet"
-        return f"{weights}; memory and micro-batch not measured{_per_gpu(on)}"
+        weights = (
+            f"weights of {size(on.weights_on_disk)} on disk, about as much in memory"
+            if on.weights_on_disk
+            else ("memory not known: the weights are not fetched yet")
+        )
+        batch = "is found when it starts" if on.batch_size == "auto" else f"{on.batch_size} at most"
+        return f"{weights}; what a call takes beside them was not measured; micro-batch {batch}{_per_gpu(on)}"
     where = "of the GPU" if on.placement.device == "cuda" else "of memory"
     return (
         f"{size(taken.memory)} {where} at most, weights {size(taken.weights)} in {on.dtype}, "

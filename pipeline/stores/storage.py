@@ -21,7 +21,9 @@ CONNECT_TIMEOUT = 5  # seconds
 READ_TIMEOUT = 15  # seconds without a byte
 TRIES = 4  # of one request, within the S3 client, so that a listing of many pages need not begin again for each
 _USER_INFO = re.compile(r"://[^/\s@:]+:(?!\d+/)\S*@")  # a secret may hold slashes; a port is digits and a slash
-_SECRETS = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?i:(signature|credential|token|secret|password|key)=)[^&\s\"']+")
+_SECRETS = re.compile(
+    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?i:(\bsig|signature|credential|token|secret|password|key)=)[^&\s\"']+"
+)
 _CAUSES = {
     "FileNotFoundError": "gone, or never there: no such file",
     "PermissionError": "access denied",

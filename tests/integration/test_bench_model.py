@@ -11,6 +11,7 @@ import torch
 
 from bench import gpu, tags, waterfall
 from bench.model import Options, main
+from model.operations import Sizes, operations_a_pair
 
 ROOT = Path(__file__).parents[2]
 # What torch, transformers and numpy do not bring.
@@ -56,6 +57,20 @@ def test_gpu_benchmark_says_where_memory_does_not_suffice(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("size", "gf"), [("large", 390.4), ("base", 101.4)])
 def test_counted_operations_are_those_of_the_readme(size: str, gf: float) -> None:
     assert waterfall.flops_a_pair(size, waterfall.Case(20, 1)) / 1e9 == pytest.approx(gf, abs=0.05)
+
+
+@pytest.mark.parametrize("captions", [1, 5])
+@pytest.mark.parametrize("change", [{}, {"num_hidden_layers": 1}], ids=["", "one fusion layer"])
+@pytest.mark.parametrize("size", ["large", "base", "tiny"])
+def test_operations_told_without_torch_are_those_that_torch_counts(
+    size: str, change: dict[str, int], captions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = waterfall.SIZES[size] | change
+    monkeypatch.setitem(waterfall.SIZES, size, shape)
+    sizes = Sizes.of(shape)
+    assert operations_a_pair(sizes, 20, captions) == waterfall.flops_a_pair(size, waterfall.Case(20, captions))
+    if captions == 1:
+        assert sizes.tags(7) / 1e9 == pytest.approx(tags.operations(size)[1], rel=1e-9)
 
 
 def test_tags_benchmark_tells_what_they_add_in_operations_and_in_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,6 +109,7 @@ def test_bootstrap_and_nodes_in_motos_aws(aws: Any, tmp_path: Path) -> None:
         assert store / PICTURE > 100_000
         assert kinds[name]["node_config"]["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"] * 1e9 > 2 * store
     assert kinds["head"]["resources"]["CPU"] == 0
+    assert [group.kind for group in worker_groups(config)] == ["L40S", ""]  # so that --dry-run knows what may come
 
     ready = bootstrap_aws(config)
     assert (tmp_path / ".ssh" / "ray-autoscaler_us-east-1.pem").stat().st_mode & 0o077 == 0

@@ -31,7 +31,8 @@ try:
         require_mlm(spec)
     if step == "prepare":
         spec.preparer().captions(["cats"])
-    print(json.dumps({**dataclasses.asdict(spec), "folder": folder, "torch": "torch" in sys.modules}))
+    more = {"folder": folder, "size": spec.size(), "torch": "torch" in sys.modules}
+    print(json.dumps(dataclasses.asdict(spec) | more))
 except model.ModelError as error:
     sys.exit(f"ModelError {error}")
 """
@@ -94,6 +95,7 @@ def test_hub_id_is_resolved_to_one_commit_without_fetching_weights(hub: Hub, che
     commit = hub.push(ID, checkpoint)
     spec = finish(start(tmp_path, ID, "", "prepare", HF_ENDPOINT=hub.url))
     assert (spec["source"], spec["revision"], spec["weights"]) == (ID, commit, hash_weights(checkpoint))
+    assert spec["size"] == (checkpoint / "model.safetensors").stat().st_size
     assert hub.fetched("config.json")
     assert not hub.fetched(".safetensors")
 

@@ -60,6 +60,7 @@ def test_run_counts_add_up_and_a_second_run_does_only_what_is_left(
     first = run(tmp_path, checkpoint, shards)
     assert (first.rows, first.rejects) == (13 + 8, {"truncated": 1, "no_caption": 1})
     assert (first.outcome, list(first.failures)) == ("incomplete", ["00002.tar"])
+    assert {stage: 0 < one.share <= 1 for stage, one in first.at_work.items()} == {"read": True, "infer": True}
     rows, rejects, ledger = table(tmp_path), table(tmp_path, "laion_rejects"), table(tmp_path, "laion_shards")
     assert rows["id"].is_unique
     assert len(rows) == 21

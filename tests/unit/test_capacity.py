@@ -43,6 +43,14 @@ def test_capacity_says_what_is_up_and_what_may_come() -> None:
     assert (grown.cpus_per_gpu, grown.scales) == (2, True)
 
 
+def test_capacity_tells_of_which_kind_the_gpus_are_that_may_come() -> None:
+    known = {"resources": {"CPU": 8, "GPU": 4, "accelerator_type:L40S": 1}, "max_workers": 2}
+    kinds = {"head": CPU, "cpu": CPU, "gpu": GPU, "known": known}
+    found = Capacity((), worker_groups(CONFIG | {"available_node_types": kinds}))
+    assert found.gpu_kinds == {"": 8, "L40S": 8}
+    assert Capacity((), worker_groups(CONFIG | {"available_node_types": {"cpu": CPU}})).gpu_kinds == {}
+
+
 def test_autoscaling_config_is_that_of_the_cluster_that_was_joined(tmp_path: Path) -> None:
     """Several clusters may have their head on one machine."""
     (tmp_path / "mine.yaml").write_text("cluster_name: mine\n")

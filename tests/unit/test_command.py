@@ -98,20 +98,45 @@ def test_program_that_is_not_there_is_refused() -> None:
 @pytest.mark.parametrize("words", [("--db", "s3://b/lake", "--table", "birds"), ("--db=s3://b/lake", "--table=birds")])
 def test_embedding_command_tells_its_table_however_the_option_is_written(words: tuple[str, ...]) -> None:
     command = EmbeddingCommand(("python", "jobs/embed_laion.py", *words))
-    database = command.database(elsewhere=True)
+    database = command.database()
     assert (database.uri, database.table, command.option("--model")) == ("s3://b/lake", "birds", None)
-    assert EmbeddingCommand(("x", "--db", "lake")).database(elsewhere=False).table == "laion"
+    assert EmbeddingCommand(("x", "--db", "lake")).database().table == "laion"
+
+
+def test_embedding_command_tells_each_of_its_values_once() -> None:
+    words = (
+        "python",
+        "x.py",
+        "--input",
+        "a=b.tar",
+        "--input=c",
+        "--no-report",
+        "--source_root",
+        "/r",
+        "--",
+        "d",
+        "--db",
+    )
+    assert list(EmbeddingCommand(words).values()) == [
+        ("", "python"),
+        ("", "x.py"),
+        ("--input", "a=b.tar"),
+        ("--input", "c"),
+        ("--no-report", ""),
+        ("--source-root", "/r"),
+        ("--", "d"),
+        ("--db", ""),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("words", "elsewhere", "said"),
+    ("words", "said"),
     [
-        ((), False, "no --db: name an embedding command after --, such as -- python jobs/embed_laion.py"),
-        (("python", "x.py", "--db"), False, "no --db: name an embedding command"),
-        (("python", "x.py", "--db", "lake"), True, "--db 'lake' with --submit: the job runs in another folder"),
-        (("python", "x.py", "--db", "lake", "--table", "a b"), False, "--table 'a b' is not valid"),
+        ((), "no --db: name an embedding command after --, such as -- python jobs/embed_laion.py"),
+        (("python", "x.py", "--db"), "no --db: name an embedding command"),
+        (("python", "x.py", "--db", "lake", "--table", "a b"), "--table 'a b' is not valid"),
     ],
 )
-def test_embedding_command_without_a_table_is_refused(words: tuple[str, ...], elsewhere: bool, said: str) -> None:
+def test_embedding_command_without_a_table_is_refused(words: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        EmbeddingCommand(words).database(elsewhere=elsewhere)
+        EmbeddingCommand(words).database()

@@ -10,11 +10,11 @@ from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
 from bridgelake import DEFAULT_MODEL
-from jobs import embed_laion, replay_rejects
+from jobs import embed_laion, replay_rejects, schedule
 from jobs.elsewhere import note_on, submitted, without_flag
 from jobs.options import ComputeOptions
 from pipeline import submit as room
-from pipeline.errors import ConfigError
+from pipeline.errors import ClusterError, ConfigError
 from tests.conftest import REPOSITORY
 
 
@@ -60,7 +60,12 @@ def test_a_relative_folder_is_refused(option: str, value: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "value", ["s3://AKIAABCDEFGHIJKLMNOP:verysecret@bucket/a", "https://host/a.tar?sig=1&key=verysecret"]
+    "value",
+    [
+        "s3://AKIAABCDEFGHIJKLMNOP:verysecret@bucket/a",
+        "https://host/a.tar?sv=1&key=verysecret",
+        "https://account.blob.core.windows.net/laion/0.tar?sv=2026-02-06&sig=verysecret",
+    ],
 )
 def test_a_secret_in_a_url_is_refused_and_not_repeated(value: str) -> None:
     with pytest.raises(ConfigError, match="holds a secret") as caught:
@@ -138,6 +143,53 @@ def test_replay_refuses_a_relative_database_too(run: Submitted) -> None:
     with pytest.raises(ConfigError, match="--db 'lake' is not valid with --submit"):
         replay_rejects.main(replay_rejects.Options("lake", compute=ComputeOptions(submit="http://head:8265")))
     assert run.commands == []
+
+
+SCHEDULED = ("python", "jobs/embed_laion.py", "--input", "s3://b/laion", "--db=s3://b/lake")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ("--input", "https://host/a.tar?sv=1&sig=verysecret"),
+            r"--input https://host/a.tar\?sv=1&sig=\*\*\* holds a secret",
+        ),
+        (("--input=https://me:verysecret@host/a.tar",), "holds a secret"),
+        (("--tag-prompt", "https://me:verysecret@host"), "--tag-prompt .* holds a secret"),
+        (("AWS_SECRET_ACCESS_KEY=verysecret",), "the command: .* holds a secret"),
+        (("--db", "lake"), "--db 'lake' is not valid with --submit: it is a folder of this machine"),
+        (("--source_root=shards",), "--source-root 'shards' is not valid with --submit"),
+        (("--model", "demo"), "--model 'demo' is not valid with --submit"),
+    ],
+)
+def test_schedule_is_refused_as_its_command_would_be(
+    more: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr("pipeline.ticks.on_ray.submit", lambda *job: pytest.fail(f"submitted {job}"))
+    options = schedule.Options(command=SCHEDULED + more, once=True, submit="http://head:8265")
+    with pytest.raises(ConfigError, match=said) as caught:
+        schedule.main(options)
+    assert caught.value.exit_code == 2
+    assert "verysecret" not in str(caught.value)
+
+
+def test_schedule_submits_its_command_and_says_which_folders_all_nodes_must_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[Sequence[str]] = []
+
+    def submit(address: str, command: Sequence[str]) -> None:
+        commands.append(command)
+        raise ClusterError("enough")
+
+    monkeypatch.setattr("pipeline.ticks.on_ray.submit", submit)
+    command = (*SCHEDULED[:-1], f"--db={tmp_path}/lake", "--caption-key=caption")  # what is after = holds no secret
+    with pytest.raises(ClusterError, match="enough"):
+        schedule.main(schedule.Options(command=command, once=True, submit="http://head:8265"))
+    assert commands[0][-len(command) :] == list(command)
+    assert f"--db {tmp_path}/lake: on the cluster this must be a folder that all nodes share" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("left", [KeyboardInterrupt(), SystemExit(143)])

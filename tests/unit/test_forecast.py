@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -29,6 +31,7 @@ from pipeline.forecast import Limits, forecast, pairs_of
 from pipeline.forecasts.advice import advise
 from pipeline.forecasts.choice import Stratum, bytes_of, choose, extent
 from pipeline.forecasts.measure import Measured
+from pipeline.forecasts.network import Node, bits_of, traffic
 from pipeline.forecasts.outlook import Cluster, Forecast, Pace
 from pipeline.forecasts.report import lines, show
 from pipeline.forecasts.sampling import Budget, Sampled, sample
@@ -172,7 +175,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Forecast]:
 
     def tell(lake: Path, shards: Path, measured: Measured | str = "no cluster", **more: object) -> Forecast:
         monkeypatch.setattr(pipeline.cluster, "joined", no_cluster)
-        monkeypatch.setattr(pipeline.forecast, "regions", set)
+        monkeypatch.setattr(pipeline.forecast, "nodes_up", list)
         monkeypatch.setattr(pipeline.forecast, "measure", lambda *what: measured)
         config = RunConfig(ReadConfig((str(shards),)), WriteConfig(str(lake)), EmbedConfig(), FaultConfig())
         return forecast(config, fake_model(), limits=Limits(Budget(seconds=1000)), **more)  # type: ignore[arg-type]
@@ -252,6 +255,90 @@ def test_forecast_without_a_measurement_goes_by_an_earlier_run_or_says_that_it_d
     assert "estimated from run abc" in one.pace.source
 
 
+FROM_ZERO = Capacity((Group(1, 0, 0),), (Group(1, 0, 0), Group(8, 16, 1, "L40S"), Group(4, 32, 0)))
+
+
+@pytest.fixture
+def from_zero(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Forecast]:
+    """A forecast where no node is up, and the model has 362 GFLOP a pair."""
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "a.tar", members(200))
+    asked: list[tuple[float, float]] = []
+
+    def operations(tokens: float, captions: float) -> float:
+        asked.append((tokens, captions))
+        return 362e9
+
+    @contextmanager
+    def joined(has: Capacity) -> Iterator[Capacity]:
+        yield has
+
+    def tell(has: Capacity = FROM_ZERO, embed: EmbedConfig | None = None) -> Forecast:
+        monkeypatch.setattr(pipeline.cluster, "joined", lambda: joined(has))
+        monkeypatch.setattr(pipeline.forecast, "nodes_up", list)
+        monkeypatch.setattr(pipeline.forecast, "measure", lambda *what: "no node is up")
+        config = RunConfig(
+            ReadConfig((str(tmp_path / "shards"),)), WriteConfig(str(tmp_path / "lake")), embed or EmbedConfig()
+        )
+        model = replace(fake_model(), operations=operations, weights_on_disk=lambda: 3_500_000_000)
+        one = forecast(config, model, gpu_hour_price=3.6, limits=Limits(Budget(seconds=1000)))
+        assert asked[-1] == (pytest.approx(2.0), 1.0)  # tokens of "caption 7", captions of a picture
+        return one
+
+    return tell
+
+
+def test_forecast_of_a_cluster_from_zero_estimates_by_what_is_published_and_says_so(
+    from_zero: Callable[..., Forecast],
+) -> None:
+    one = from_zero()
+    assert one.cluster is not None
+    assert (one.cluster.placement.actors, one.pace.estimated) == (1, True)  # one slice, so one node is enough
+    assert one.pace.embed == pytest.approx(0.4 * 1000)  # 362 TFLOP/s of an L40S
+    assert one.pace.read == pytest.approx(one.pace.readers / one.totals.seconds)
+    assert one.pace.readers == 8 * 16 + 4 * 32 - 1
+    slower = min(one.pace.embed, 1 / one.totals.seconds)  # a single slice has a single reader
+    assert one.pace.seconds == pytest.approx(200 / slower)
+    assert (one.pace.commits, one.cost) == (1, pytest.approx(one.pace.seconds / 1000))
+    shown = dict(lines(one))
+    assert one.pace.source in shown["speed"]  # the same words for machines
+    assert one.to_dict()["pace"]["source"] == one.pace.source
+    for words in (
+        "estimated: 362.0 GFLOP a pair, counted; 1 GPUs at 40%, which is assumed",
+        "(362 of L40S)",
+        "no node is up",
+    ):
+        assert words in one.pace.source
+    assert all(shown[name].startswith("about ") for name in ("speed", "time", "commits", "cost"))
+    assert shown["actor"].startswith("weights of 3.5 GB on disk, about as much in memory")
+    assert "micro-batch 64 at most" in shown["actor"]
+
+
+@pytest.mark.parametrize(
+    ("has", "embed", "why"),
+    [
+        (
+            Group(8, 16, 1),
+            EmbedConfig(),
+            "which GPU the nodes have is not told: name it in the cluster's file, .*L40S: 1",
+        ),
+        (Group(8, 16, 1, "T4"), EmbedConfig(), "of T4: published speeds known are of A100, .*, L4, L40S"),
+        (
+            Group(8, 16, 1, "L40S"),
+            EmbedConfig(dtype="float32"),
+            "published speeds are those of bfloat16, not of float32",
+        ),
+        (Group(8, 16, 0), EmbedConfig(), "no speed of a CPU is published"),
+    ],
+)
+def test_forecast_of_a_cluster_from_zero_says_why_it_estimates_nothing(
+    from_zero: Callable[..., Forecast], has: Group, embed: EmbedConfig, why: str
+) -> None:
+    one = from_zero(Capacity((), (has,)), embed)
+    assert (one.pace.rate, one.pace.seconds, one.cost, one.pace.estimated) == (None, None, None, False)
+    assert re.search(f"^not measured: no node is up; nor estimated: {why}", one.pace.source)
+
+
 class RandomEmbedder(FakeEmbedder):
     """Vectors as a model gives them: no two alike."""
 
@@ -320,6 +407,83 @@ def test_advice_tells_how_many_cpus_a_gpu_needs(plain: tuple[Forecast, list[Slic
     (one,) = advise(slow, CONFIG, plain[1] * 4, {})
     assert "4 readers prepare 500 pairs/s, 4 actors could embed 1,000" in one.what
     assert one.do == "have 12 CPUs instead of 8, 12 for each GPU, or --actors 2"
+
+
+ON_GPUS = Cluster(Placement(8, 8, 1.0, 1.0, 1.0, "cuda", "bfloat16", "test"), 0.0, 8.0, None, "bfloat16", None)
+PACE = Pace(8000.0, 1, 1, "", 248, 248 * 40.0, 8000.0)
+HAS = Capacity((), (Group(2, 32, 4, "L40S"), Group(6, 32, 0)))  # 64 CPUs beside the GPUs, 8 of them the actors'
+SIZES_OF_A_PAIR = (100_000.0, 294 * 294 * 3.0)
+
+
+def test_traffic_is_spread_as_the_cpus_are() -> None:
+    found = traffic(ON_GPUS, HAS, PACE, SIZES_OF_A_PAIR, [Node(None, 25e9, 0.0), Node(None, 0.0, 4.0)])
+    assert found is not None
+    away = 192 / 248
+    assert (found.embedding.nodes, found.reading.nodes, found.card, found.told) == (2, 6, 1.25e9, False)
+    assert found.embedding.squares == pytest.approx(8000 * away * 259_308 / 2)
+    assert found.reading.squares * 6 == pytest.approx(found.embedding.squares * 2)  # what is sent is got
+    assert found.embedding.shards * 2 + found.reading.shards * 6 == pytest.approx(8000 * 100_000)
+    assert found.cpus == (8000 / 40 + 8) / 2
+
+
+@pytest.mark.parametrize(
+    ("has", "on", "embedding", "reading"),
+    [
+        (Capacity((), (Group(1, 32, 8),)), ON_GPUS, 1, 0),  # all in one node
+        (HAS, replace(ON_GPUS, placement=replace(ON_GPUS.placement, actors=1)), 1, 7),  # the other GPU node only reads
+        (HAS, replace(ON_GPUS, placement=replace(ON_GPUS.placement, num_gpus=0.0)), 0, 8),  # torch computes on CPUs
+    ],
+)
+def test_traffic_of_pictures_is_between_nodes_that_embed_and_others(
+    has: Capacity, on: Cluster, embedding: int, reading: int
+) -> None:
+    found = traffic(on, has, PACE, SIZES_OF_A_PAIR, [])
+    assert found is not None
+    assert (found.embedding.nodes, found.reading.nodes) == (embedding, reading)
+    assert (found.embedding.squares > 0) == (found.reading.squares > 0) == (embedding > 0 and reading > 0)
+    assert found.embedding.shards * embedding + found.reading.shards * reading == pytest.approx(8e8)
+
+
+def test_traffic_is_not_known_without_a_pace() -> None:
+    assert traffic(ON_GPUS, HAS, Pace(None, None, None, ""), SIZES_OF_A_PAIR, []) is None
+
+
+def test_network_card_is_that_of_the_address_and_tells_only_while_it_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = {name: [SimpleNamespace(address=address)] for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2"))}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: addresses)
+    stats = {"a": SimpleNamespace(isup=True, speed=25_000), "b": SimpleNamespace(isup=False, speed=10_000)}
+    monkeypatch.setattr(psutil, "net_if_stats", lambda: stats)
+    assert [bits_of(address) for address in ("10.0.0.1", "10.0.0.2", "10.0.0.3")] == [25e9, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("bits", "rate", "said"),
+    [
+        (0.0, 12_000.0, ["2 nodes with GPUs gets 1.2 GB/s", "takes 1.2 GB/s, assumed, since no node told"]),
+        (25e9, 12_000.0, []),
+        (25e9, 40_000.0, ["2 nodes with GPUs gets 4.0 GB/s", "network card takes 3.1 GB/s"]),
+        (100e9, 40_000.0, []),
+    ],
+)
+def test_advice_warns_where_the_network_is_the_limit(
+    plain: tuple[Forecast, list[Slice]], bits: float, rate: float, said: list[str]
+) -> None:
+    pace = replace(PACE, rate=rate, read=rate, embed=rate)
+    network = traffic(ON_GPUS, HAS, pace, SIZES_OF_A_PAIR, [Node(None, bits, 4.0)])
+    told = replace(plain[0], pace=pace, network=network)
+    found = [a for a in advise(told, CONFIG, plain[1] * 999, {}) if a.what.startswith("the network")]
+    assert bool(found) == bool(said)
+    for words in said:
+        assert words in found[0].what
+    assert not found or "have more CPUs on GPU nodes (" in found[0].do
+
+
+def test_advice_warns_where_reading_is_more_than_the_network_takes(plain: tuple[Forecast, list[Slice]]) -> None:
+    network = traffic(replace(ON_GPUS, placement=replace(ON_GPUS.placement, num_gpus=0.0)), HAS, PACE, (2e6, 0.0), [])
+    told = replace(plain[0], pace=PACE, network=network)
+    (one,) = [a for a in advise(told, CONFIG, plain[1] * 999, {}) if a.what.startswith("the network")]
+    assert "each of 8 nodes reads 2.0 GB/s of shards" in one.what
+    assert "store the pictures smaller" in one.do
 
 
 def test_advice_names_shards_stores_rejects_and_what_to_change(plain: tuple[Forecast, list[Slice]]) -> None:

@@ -152,7 +152,7 @@ def test_ray_reads_groups_from_zero_that_are_those_of_cluster_yaml_less_what_kub
     config = _derive_autoscaling_config_from_ray_cr(
         {"metadata": {"name": "bridgelake-x", "namespace": "bridgelake"}, "spec": CLUSTER}
     )
-    assert worker_groups(config) == (Group(8, 15, 1), Group(4, 30, 0))
+    assert worker_groups(config) == (Group(8, 15, 1, "L40S"), Group(4, 30, 0))
     aws = worker_groups(yaml.safe_load((REPOSITORY / "cluster.yaml").read_text()))
     assert [(group.nodes, group.gpus) for group in aws] == [(8, 1), (4, 0)]
     assert {kind["min_workers"] for kind in config["available_node_types"].values()} == {0}

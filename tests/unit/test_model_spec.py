@@ -63,6 +63,13 @@ def test_resolve_of_a_folder_gives_everything_a_worker_needs(checkpoint: Path, m
     assert len(spec.weights) == 64
 
 
+def test_spec_tells_its_operations_without_torch(checkpoint: Path) -> None:
+    few = f"s = model.resolve({str(checkpoint)!r}); print(0 < s.operations(20, 5) < s.operations(20, 1))"
+    assert run(f"import model; {few}; {LOADED}") == "True\n[]"
+    spec = model.resolve(str(checkpoint))
+    assert spec.operations(20, 1) < spec.operations(20, 1, prompt=7) < 2 * spec.operations(20, 1)
+
+
 def test_hash_follows_the_weights_and_nothing_else(copied: Path) -> None:
     before = hash_weights(copied)
     (copied / "README.md").write_text("words")

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 from pipeline.summary import Summary
+from pipeline.watch.busy import Share
 
 SUMMARY = Summary(
     run_id="r",
@@ -41,9 +42,18 @@ def test_summary_reads_as_a_person_wants_it() -> None:
     assert SUMMARY.lines() == [
         "rows 90   rejects 10 (no_caption 6, truncated 4)   captions cut 2",
         "took 50s   2.0 pairs/s   9 model calls of 10.0 pairs",
-        "busy: read 10.0 s (25%), infer 30.0 s (75%), write 0.0 s (0%)",
+        "busy: read 10.0 s, infer 30.0 s, write 0.0 s",
         "/lake/laion.lance is at version 7, 3 commits by this run",
     ]
+
+
+def test_summary_tells_who_waited() -> None:
+    told = replace(SUMMARY, at_work={"read": Share(2, 0.551), "infer": Share(1, 0.92)})
+    assert told.lines()[2] == (
+        "busy: read 10.0 s, infer 30.0 s, write 0.0 s; 1 actor 92% of its time in the model; "
+        "2 readers 55% of their time reading"
+    )
+    assert told.to_dict()["at_work"]["infer"] == {"workers": 1, "share": 0.92}
 
 
 def test_summary_names_every_failed_quarantined_and_vanished_shard_once() -> None:
@@ -65,7 +75,7 @@ def test_summary_names_every_failed_quarantined_and_vanished_shard_once() -> Non
 def test_summary_of_a_run_that_did_nothing_divides_by_nothing() -> None:
     idle = replace(SUMMARY, rows=0, rejects={}, seconds=0.0, busy={"read": 0.0, "infer": 0.0}, calls=0)
     assert "rejects 0 (none)" in idle.lines()[0]
-    assert idle.lines()[2] == "busy: read 0.0 s (0%), infer 0.0 s (0%)"
+    assert idle.lines()[2] == "busy: read 0.0 s, infer 0.0 s"
 
 
 def test_summary_for_machines_is_json_with_the_derived_figures() -> None:

@@ -19,15 +19,22 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from torch.nn.functional import ScalingType, scaled_mm
 
 from bench.hardware import hardware
 from bench.waterfall import Batch, Case, Model, first, flops_a_pair, one_backbone, sdpa, shift, staged
+from model.bridgetower import BridgeTower
 from model.compiled import Compiled
 from model.embedding import Embedding, Embeddings
+from model.fp8 import quantise
+from model.hardware import lacks_float8
 
 CASES = [Case(20, 1), Case(20, 5), Case(50, 1), Case(50, 5)]
 LOOP_PAIRS = 10  # of the documentation's loop, a pair at a time
-BOUNDS = {"float32": ("error", 1e-4), "bfloat16": ("cosine", 0.99)}  # beyond, a bar is not the same computation
+# Beyond, a bar is not the same computation.
+BOUNDS = {"float32": ("error", 1e-4), "bfloat16": ("cosine", 0.99), "fp8": ("cosine", 0.95)}
+ROUGH, COMPILED = "+ bfloat16", "+ torch.compile"
+WHOLE = "from the host's memory and back, as it runs"
 
 
 class Bar(NamedTuple):
@@ -36,6 +43,7 @@ class Bar(NamedTuple):
     name: str
     dtype: str
     run: Callable[[Batch], Embeddings]
+    over: str = ""  # the bar that its gain is told over, where that is not the one before
 
 
 def ceiling(device: str, side: int) -> dict[str, float]:
@@ -47,11 +55,18 @@ def ceiling(device: str, side: int) -> dict[str, float]:
     here = here.pin_memory() if device == "cuda" else here
     to = _best(lambda: there.copy_(here, non_blocking=True), device)
     within = _best(there.clone, device)
-    return {
+    found = {
         "bf16_tflops": 2 * side**3 / product / 1e12,
         "to_device_gb_s": len(there) / to / 1e9,
         "within_device_gb_s": 2 * len(there) / within / 1e9,
     }
+    if not lacks_float8(device):
+        small, scale, by_row = one.to(torch.float8_e4m3fn), torch.ones(side, 1, device=device), ScalingType.RowWise
+        product = _best(
+            lambda: scaled_mm(small, small.t(), scale, by_row, scale.t(), by_row, use_fast_accum=True), device
+        )
+        found["fp8_tflops"] = 2 * side**3 / product / 1e12
+    return found
 
 
 def _best(call: Callable[[], Any], device: str, repeats: int = 20) -> float:
@@ -91,16 +106,37 @@ def bars(model: Model, device: str, compiled: bool) -> list[Bar]:
         Bar("one backbone, float32 again", "float32", lambda b: one_backbone(tower, b, b.normal(tower))),
         Bar("+ SDPA", "float32", with_sdpa),
         Bar("+ shared, first tokens, no states kept", "float32", lambda b: staged(tower, tower, b)),
-        Bar("+ bfloat16", "bfloat16", lambda b: staged(rough, rough, b)),
+        Bar(ROUGH, "bfloat16", lambda b: staged(rough, rough, b)),
     ]
     if compiled:
-        found.append(Bar("+ torch.compile", "bfloat16", lambda b: staged(stages, rough, b)))
+        found.append(Bar(COMPILED, "bfloat16", lambda b: staged(stages, rough, b)))
         if device == "cuda":
             fixed = Compiled(rough, static=True)
             found.append(Bar("+ one graph a shape", "bfloat16", lambda b: staged(fixed, rough, b)))
-    whole = "from the host's memory and back, as it runs"
-    found.append(Bar(whole, "bfloat16", lambda b: streamed(b.squares, b.token_ids.tolist(), b.image_of, len(b))))
-    return found
+    found.append(Bar(WHOLE, "bfloat16", lambda b: streamed(b.squares, b.token_ids.tolist(), b.image_of, len(b))))
+    if lacking := lacks_float8(device):
+        print(f"  + fp8: left out, {lacking} does not multiply float8", flush=True)
+        return found
+    return found + in_float8(rough, compiled)
+
+
+def in_float8(rough: BridgeTower, compiled: bool) -> list[Bar]:
+    """The quickest bars again with the linear layers in float8: the stages alone, and the whole path."""
+    tower = deepcopy(rough)
+    quantise(tower.bridgetower)
+    stages, streamed = Compiled(tower), Embedding(tower)
+    if compiled:
+        print(f"  in float8 compiled in {streamed.compile(stages):.0f} s", flush=True)
+    alone = stages if compiled else tower
+    return [
+        Bar("+ fp8", "fp8", lambda b: staged(alone, tower, b), COMPILED if compiled else ROUGH),
+        Bar(
+            f"+ fp8, {WHOLE.partition(',')[0]}",
+            "fp8",
+            lambda b: streamed(b.squares, b.token_ids.tolist(), b.image_of, len(b)),
+            WHOLE,
+        ),
+    ]
 
 
 def measure(bar: Bar, batch: Batch, device: str, repeats: int) -> tuple[Embeddings | None, dict[str, float]]:
@@ -124,7 +160,8 @@ def waterfall(
     print(f"  {case.tokens} tokens, {case.captions} captions an image; limit {limit:,.0f} pairs/s", flush=True)
     many = Batch.random(model.shape, case, args.pictures, args.device)
     few = many.head(-(-LOOP_PAIRS // case.captions))
-    wanted, before, rows = None, None, []
+    wanted, rows = None, list[dict[str, Any]]()
+    rates, before = dict[str, float](), ""
     for bar in all_:
         batch = few if wanted is None else many
         result, figures = measure(bar, batch, args.device, args.repeats)
@@ -135,8 +172,8 @@ def waterfall(
         off = shift(first(result, len(few)), wanted)
         what, bound = BOUNDS[bar.dtype]
         same = off[what] <= bound if what == "error" else off[what] >= bound
-        rate = figures["pairs_per_s"]
-        gain = rate / before if before else 1.0
+        rates[bar.name] = rate = figures["pairs_per_s"]
+        gain = rate / rates.get(bar.over or before, rate)
         print(
             f"    {bar.name:<44} {bar.dtype:<9} {rate:9.2f} pairs/s  x{gain:5.2f}  {rate / limit:6.1%} of the limit  "
             f"{figures['peak_gib']:6.1f} GiB  {what} {off[what]:.2g}{'' if same else '  NOT THE SAME'}",
@@ -145,13 +182,14 @@ def waterfall(
         rows.append(
             {"bar": bar.name, "dtype": bar.dtype, **figures, **off, "same": same, "limit": limit, **case._asdict()}
         )
-        before = rate
+        before = bar.name
     return rows
 
 
 def main(args: argparse.Namespace) -> int:
     """Measure, print, write JSON; 1 if a bar computes something else than the documentation's loop."""
     transformers.logging.set_verbosity_error()
+    torch._dynamo.config.recompile_limit = 64  # beyond it, and it is 8, a bar would not be compiled and not say so
     on_gpu = args.device == "cuda"
     name = torch.cuda.get_device_name() if on_gpu else "no GPU: these are not figures of one, which stay open"
     top = ceiling(args.device, 8192 if on_gpu else 512)

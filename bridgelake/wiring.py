@@ -101,7 +101,7 @@ class Embedder:
     @property
     def dtype(self) -> str:
         """As the tower's backbone computes."""
-        return str(self.encoder.tower.compute_dtype).removeprefix("torch.")
+        return self.encoder.dtype
 
     def footprint(self) -> Footprint:
         """As the device tells it."""

@@ -25,8 +25,9 @@ def load(
     Args:
         spec: what `resolve` gave; fetched once per node, its weights' hash checked.
         device: a torch device, such as "cpu" or "cuda".
-        dtype: "float32" or "bfloat16" for the backbone, "auto" for what the device computes fastest in; poolers
-            and heads are always float32.
+        dtype: "float32" or "bfloat16" for the backbone, "fp8" for its linear layers in float8 and the rest in
+            bfloat16, "auto" for what of the first two the device computes fastest in; poolers and heads are
+            always float32.
         heads: which of "itc", "itm" and "mlm" the checkpoint must have; it may have the others too.
 
     Raises:

@@ -14,12 +14,14 @@ from transformers import BridgeTowerConfig
 from model.bridgetower import BridgeTower
 from model.errors import ModelError
 from model.files import read_json
-from model.hardware import best_dtype
+from model.fp8 import quantise
+from model.hardware import best_dtype, lacks_float8
 from model.packed import can_pack, pack
 from model.prepare import Preparer
 from model.spec import weight_files
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Of all but the layers that `quantise` replaces.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "fp8": torch.bfloat16}
 HEADS = {
     "itc": ("itc_text_head", "itc_image_head", "itc_cross_modal_head", "logit_scale"),
     "itm": ("itm_score",),
@@ -71,14 +73,21 @@ def on_device(tower: BridgeTower, device: str, dtype: str) -> BridgeTower:
     """The tower on `device`, ready to compute in `dtype`.
 
     Raises:
-        ModelError: in one line, where torch raises several kinds of error.
+        ModelError: in one line, where torch raises several kinds of error; or the device does not multiply float8.
     """
     try:
+        if dtype == "fp8" and (found := lacks_float8(device)):
+            raise ModelError(
+                f"--dtype fp8 on {found}: it needs a GPU of compute capability 8.9 or later, such as an H100 or H200: "
+                "use --dtype bfloat16"
+            )
         kind = DTYPES[best_dtype(device) if dtype == "auto" else dtype]
         if torch.device(device).type == "cpu" and can_pack(kind):
             pack(tower.bridgetower, kind)
         tower.cast(kind)
         moved: BridgeTower = tower.to(device)
+        if dtype == "fp8":
+            quantise(moved.bridgetower)
         return moved
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {device!r} cannot be used on this machine: {_shortened(error)}") from error

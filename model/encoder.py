@@ -16,6 +16,7 @@ from model.bridgetower import BridgeTower, Fused, ImageStates, TextStates
 from model.compiled import Compiled
 from model.embedding import Embedding, Embeddings, Vectors, itc
 from model.errors import ModelError
+from model.fp8 import computes_in
 from model.prepare import Pixels, Preparer
 from model.search import Search
 from model.tags import Tagger
@@ -40,6 +41,7 @@ class Encoder:
         self.tower = tower
         self.preparer = preparer
         self.micro_batch = micro_batch
+        self.dtype = computes_in(tower, tower.compute_dtype)
         self._pad_id = tower.config.text_config.pad_token_id
         self._embedding = Embedding(tower, Tagger(tower, preparer, blank) if blank else None)
         self._search: Search | None = None

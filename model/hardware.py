@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 _BEYOND = 2**30  # bytes that CUDA itself takes of a GPU for each process, outside of what torch counts
+_FLOAT8 = (8, 9)  # the first compute capability that multiplies it: Ada, then Hopper and later
 
 
 def best_dtype(device: str, *, amx: bool | None = None, avx512: bool | None = None) -> str:
@@ -23,6 +24,19 @@ def best_dtype(device: str, *, amx: bool | None = None, avx512: bool | None = No
         amx = torch.cpu._is_amx_tile_supported() if amx is None else amx
         fast = amx or (torch.cpu._is_avx512_bf16_supported() if avx512 is None else avx512)
     return "bfloat16" if fast else "float32"
+
+
+def lacks_float8(device: str, capability: tuple[int, int] | None = None) -> str:
+    """What the device is, if it does not multiply float8; empty if it does.
+
+    Args:
+        device: a torch device.
+        capability: of the GPU; looked up unless told.
+    """
+    if torch.device(device).type != "cuda":
+        return "a CPU"
+    major, minor = capability or torch.cuda.get_device_capability(device)
+    return "" if (major, minor) >= _FLOAT8 else f"a GPU of compute capability {major}.{minor}"
 
 
 def cap_memory(share: float, total: int, cap: Callable[[float], None]) -> float:

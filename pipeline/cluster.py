@@ -154,6 +154,20 @@ def cause(error: BaseException) -> BridgelakeError:
     return ClusterError(f"the run cannot go on: {lines[-1].strip() if lines else type(found).__name__}")
 
 
+def _require_none(config: EmbedConfig, cpus: float) -> None:
+    """Refuse what is asked of GPUs where there are none."""
+    if config.device == "gpu" or config.num_gpus:
+        raise ClusterError(
+            f"--device {config.device} --num-gpus {config.num_gpus or 1:g}: the cluster has no GPU "
+            f"({cpus:g} CPUs): start Ray with one, or use --device cpu without --num-gpus"
+        )
+    if config.dtype == "fp8":
+        raise ClusterError(
+            f"--dtype fp8: the cluster has no GPU ({cpus:g} CPUs), and CPUs do not multiply float8: start Ray with an "
+            "H100 or later, or use --dtype bfloat16"
+        )
+
+
 def lay_out(config: EmbedConfig, has: Capacity, slices: int | None = None) -> Placement:
     """Choose device and actors from what the cluster has and may get.
 
@@ -163,14 +177,11 @@ def lay_out(config: EmbedConfig, has: Capacity, slices: int | None = None) -> Pl
         slices: so many are to be read; for fewer than that no nodes need to come.
 
     Raises:
-        ClusterError: a GPU was asked for, and the cluster has none and can get none.
+        ClusterError: a GPU or float8 was asked for, and the cluster has no GPU and can get none.
     """
     gpus, cpus = has.gpus, has.cpus
-    if gpus == 0 and (config.device == "gpu" or config.num_gpus):
-        raise ClusterError(
-            f"--device {config.device} --num-gpus {config.num_gpus or 1:g}: the cluster has no GPU "
-            f"({cpus:g} CPUs): start Ray with one, or use --device cpu without --num-gpus"
-        )
+    if gpus == 0:
+        _require_none(config, cpus)
     on_gpu = config.device == "gpu" or (config.device == "auto" and gpus > 0)
     share = (config.num_gpus if config.num_gpus is not None else 1.0) if on_gpu else (config.num_gpus or 0.0)
     if on_gpu and share == 0:

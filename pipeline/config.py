@@ -85,7 +85,10 @@ class EmbedConfig:
         found = self.batch_size == "auto" or self.batch_size > 0
         _check(found, "--batch-size", self.batch_size, "a number above 0, or auto")
         _check(self.device in ("auto", "gpu", "cpu"), "--device", self.device, "auto, gpu or cpu")
-        _check(self.dtype in ("auto", "float32", "bfloat16"), "--dtype", self.dtype, "auto, float32 or bfloat16")
+        of_cpus = ("auto", "float32", "bfloat16")
+        _check(self.dtype in (*of_cpus, "fp8"), "--dtype", self.dtype, "auto, float32, bfloat16 or fp8")
+        fits = self.device != "cpu" or self.dtype in of_cpus
+        _check(fits, "--dtype", self.dtype, "auto, float32 or bfloat16 with --device cpu")
         _check(
             self.num_gpus is None or 0 <= self.num_gpus <= 1,
             "--num-gpus",

@@ -25,6 +25,7 @@ from pipeline.upkeep.findings import Findings
 APART = {"halffloat": 2e-3, "float": 1e-4}
 ON_GPU = 1e-2  # in float32: convolutions there may round to 10 bits
 COARSE = 0.1  # in bfloat16 the model itself is coarser, or nothing tells how it computed: cosine 0.995
+COARSER = 0.3  # in float8: cosine 0.955
 _SCORE_APART = 5e-3  # or as far as vectors may, if that is more
 _AT_ONCE = 16  # pictures
 _WORDS, _PROBABILITIES = TAG_COLUMNS
@@ -35,7 +36,8 @@ Row = dict[str, Any]
 def check_sample(database: Database, accounts: Accounts, model: Model, size: int, findings: Findings) -> None:
     """Embed `size` rows again, chosen at random, in float32 on the CPU.
 
-    Rows of runs that computed on a GPU or in bfloat16, or of which no record tells how, are compared more coarsely.
+    Rows of runs that computed on a GPU, in bfloat16 or float8, or of which no record tells how, are compared more
+    coarsely.
 
     Raises:
         ContractError: the table was made with another model.
@@ -80,7 +82,7 @@ def _computed(database: Database) -> dict[str, float]:
     """How far a run's vectors may lie apart at least, for how it computed."""
     table = database.open("runs")
     runs = [] if table is None else database.scan("runs", table, ["run_id", "compute"]).to_pylist()
-    allowed = {("float32", "cpu"): 0.0, ("float32", "cuda"): ON_GPU}
+    allowed = {("float32", "cpu"): 0.0, ("float32", "cuda"): ON_GPU, ("fp8", "cuda"): COARSER}
     how = {run["run_id"]: json.loads(run["compute"]) for run in runs}
     return {run_id: allowed.get((c.get("dtype"), c.get("device")), COARSE) for run_id, c in how.items()}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import gpu, tags, waterfall
+from bench import fp8, gpu, tags, waterfall
 from bench.model import Options, main
 from model.operations import Sizes, operations_a_pair
 
@@ -29,6 +29,7 @@ def test_gpu_benchmark_runs_every_bar_without_a_gpu_and_without_the_rest_of_the_
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no GPU: these are not figures of one, which stay open" in done.stdout
+    assert "+ fp8: left out, a CPU does not multiply float8" in done.stdout
     found = json.loads(out.read_text())
     assert {(row["tokens"], row["captions"]) for row in found["bars"]} == {(20, 1), (20, 5), (50, 1), (50, 5)}
     assert {row["same"] for row in found["bars"]} == {True}
@@ -43,6 +44,22 @@ def test_gpu_benchmark_notices_a_bar_that_computes_something_else(
     monkeypatch.setattr(gpu, "one_backbone", lambda *args: (found := right(*args))._replace(text=-found.text))
     assert gpu.main(gpu.options(["--sizes", "tiny", "--device", "cpu", "--pictures", "3", "--repeats", "1"])) == 1
     assert capsys.readouterr().out.count("NOT THE SAME") == 2  # with SDPA, and without
+
+
+def test_gpu_benchmark_has_bars_in_float8_where_the_device_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu, "CASES", [waterfall.Case(20, 2)])
+    monkeypatch.setattr(gpu, "lacks_float8", lambda device: "")  # torch multiplies it on CPUs too, slowly
+    out = tmp_path / "gpu.json"
+    options = f"--sizes tiny --device cpu --pictures 5 --repeats 1 --out {out}".split()
+    assert gpu.main(gpu.options(options)) == 0
+    found = json.loads(out.read_text())
+    *_, last, alone, whole = found["bars"]
+    assert [bar["dtype"] for bar in (last, alone, whole)] == ["bfloat16", "fp8", "fp8"]
+    assert last["cosine"] > alone["cosine"] > 0.98
+    assert alone["cosine"] == pytest.approx(whole["cosine"], abs=1e-4)
+    assert found["alone"]["fp8_tflops"] > 0
 
 
 def test_gpu_benchmark_says_where_memory_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,3 +115,16 @@ def test_cpu_benchmark_prints_both_waterfalls(capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr().out
     assert printed.count("documentation's loop") == 2
     assert printed.count("+ bfloat16") == 2
+
+
+def test_float8_benchmark_tells_what_each_type_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    fp8.main(fp8.Options(scenes=30, size="tiny", random=4, json=True))
+    told = json.loads(capsys.readouterr().out)
+    for weights in ("tiny", "demo"):
+        rough, small = told[weights]["bfloat16"], told[weights]["fp8"]
+        for vector in ("image", "text", "cross"):
+            assert 1 > rough[f"{vector} mean"] > small[f"{vector} mean"] >= small[f"{vector} least"] > 0.9
+        assert small["itm"] >= small["itm p99"] > small["itm mean"] > rough["itm mean"] > 0
+    two = told["retrieval"]["2"]
+    assert two["fp8"]["auc_colours"] > 0.9
+    assert two["fp8"] != two["float32"]

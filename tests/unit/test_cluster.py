@@ -36,6 +36,7 @@ FROM_ZERO = Capacity((HEAD,), (HEAD, Group(8, 16, 1), Group(4, 32, 0)))  # as in
         (EmbedConfig(num_gpus=0), cluster(8), "cpu", "auto", 4, 0),
         (EmbedConfig(dtype="float32"), cluster(8, 1), "cuda", "float32", 1, 1),
         (EmbedConfig(dtype="bfloat16"), cluster(8), "cpu", "bfloat16", 4, 0),
+        (EmbedConfig(dtype="fp8"), cluster(8, 1), "cuda", "fp8", 1, 1),
         (EmbedConfig(actors=1), cluster(8, 2), "cuda", "bfloat16", 1, 1),
         (EmbedConfig(actors=9), cluster(8, 2), "cuda", "bfloat16", 2, 1),
     ],
@@ -55,6 +56,14 @@ def test_layout_refuses_a_gpu_that_the_cluster_lacks_and_says_what_to_do(config:
         ClusterError, match=r"the cluster has no GPU \(8 CPUs\): start Ray with one, or use --device cpu"
     ):
         lay_out(config, cluster(8))
+
+
+def test_layout_refuses_float8_without_a_gpu_and_says_what_to_do() -> None:
+    with pytest.raises(
+        ClusterError, match=r"--dtype fp8: the cluster has no GPU \(8 CPUs\).* use --dtype bfloat16"
+    ) as no:
+        lay_out(EmbedConfig(dtype="fp8"), cluster(8))
+    assert no.value.exit_code == 1
 
 
 def test_layout_refuses_a_gpu_of_which_an_actor_takes_nothing() -> None:

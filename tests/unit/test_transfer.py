@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model import transfer
-from model.hardware import best_dtype
+from model.hardware import best_dtype, lacks_float8
 from model.transfer import Copy, Pinned, ahead, copier
 
 
@@ -94,3 +94,17 @@ def test_pinned_buffer_is_filled_again_only_after_its_copy(monkeypatch: pytest.M
 )
 def test_bfloat16_is_for_a_cpu_that_multiplies_it(amx: bool, avx512: bool, dtype: str) -> None:
     assert best_dtype("cpu", amx=amx, avx512=avx512) == dtype
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "found"),
+    [
+        ("cpu", None, "a CPU"),
+        ("cuda", (8, 0), "a GPU of compute capability 8.0"),  # A100
+        ("cuda", (8, 9), ""),  # L40S
+        ("cuda", (9, 0), ""),  # H200
+        ("cuda", (12, 0), ""),
+    ],
+)
+def test_float8_is_for_gpus_that_multiply_it(device: str, capability: tuple[int, int] | None, found: str) -> None:
+    assert lacks_float8(device, capability) == found

@@ -443,6 +443,8 @@ def test_sample_passes_over_rows_without_tags(lake: Lake) -> None:
         ("float32", "cuda", 0.02, 1),
         ("bfloat16", "cuda", 0.02, 0),
         ("bfloat16", "cuda", 0.2, 1),
+        ("fp8", "cuda", 0.2, 0),
+        ("fp8", "cuda", 0.4, 1),
         (None, "", 0.02, 0),
         (None, "", 0.2, 1),
     ],

@@ -2,8 +2,9 @@
 
     python -m bench.feed
 
-Reading, decoding, resizing and writing as a run does them, in one process and without Ray, beside a bare loop of
-tarfile, Pillow and transformers' processor, which writes nothing. CPU seconds of the whole process, one thread.
+Reading, decoding, resizing and writing as a run does them, in one process and without Ray, as it is and with
+`--jpeg-draft`, beside a bare loop of tarfile, Pillow and transformers' processor, which writes nothing. CPU seconds of
+the whole process, one thread. What `--jpeg-draft` changes is measured by `bench.draft`.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -78,7 +80,7 @@ def bare(shard: Path) -> int:
     return done
 
 
-def ours(shard: Path, lake: Path) -> int:
+def ours(shard: Path, lake: Path, draft: bool) -> int:
     """The stages of a run, one after another."""
     schema = Layout(rows_schema((), ("image", "text", "cross"), CONTRACT.dimension, "float16"), CONTRACT)
     stored = Stored(("image", "text", "cross"), CONTRACT.dimension, "float16", ())
@@ -86,9 +88,9 @@ def ours(shard: Path, lake: Path) -> int:
     database.create("", schema.with_metadata)
     target = Target(database, schema.schema, "laion", "0" * 12)
     preparer, embedder = Preparer(GEOMETRY, tokenizer(), POSITIONS - 2), NothingEmbedder()
+    read = ReadConfig((str(shard),), jpeg_draft=draft)
     blocks = [
-        embed_batch(prepared, embedder, stored, _CALL)
-        for prepared in prepare_slice(whole(shard), "a", ReadConfig((str(shard),)), preparer)
+        embed_batch(prepared, embedder, stored, _CALL) for prepared in prepare_slice(whole(shard), "a", read, preparer)
     ]
     rows = pa.concat_tables(blocks)
     pairs = rows.filter(pa.compute.equal(rows["kind"], Kind.PAIR))
@@ -96,13 +98,15 @@ def ours(shard: Path, lake: Path) -> int:
     return report.embedded
 
 
-def rates(shard: Path, count: int, folder: Path, repeats: int) -> Iterator[tuple[float, float]]:
-    """Samples a CPU-second of the bare loop and of ours, in turn."""
+def rates(shard: Path, count: int, folder: Path, repeats: int) -> Iterator[tuple[float, float, float]]:
+    """Samples a CPU-second of the bare loop, of ours, and of ours with --jpeg-draft, in turn."""
     for number in range(repeats + 1):
         lake = folder / f"lake-{shard.stem}-{number}"
-        both = (count / _cpu(lambda: bare(shard), count), count / _cpu(lambda at=lake: ours(shard, at), count))  # type: ignore[misc]
+        drafts = partial(ours, shard, lake.with_suffix(".draft"), draft=True)
+        calls = (partial(bare, shard), partial(ours, shard, lake, draft=False), drafts)
+        loop, mine, draft = (count / _cpu(call, count) for call in calls)
         if number:  # the first round warms up
-            yield both
+            yield loop, mine, draft
 
 
 def _cpu(call: Callable[[], int], count: int) -> float:
@@ -117,22 +121,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="of the pictures' longer side, in pixels")
     parser.add_argument("--json", action="store_true", help="one machine-readable object")
     args = parser.parse_args()
     found: dict[str, Any] = {"hardware": hardware(), "samples": args.samples}
     if not args.json:
         print(f"{found['hardware']}; {args.samples} samples, {args.repeats} rounds\n")
-        print(f"{'':8}{'JPEG':>8}{'bare loop':>14}{'ours':>10}{'':4}samples/CPU-s")
+        print(f"{'':8}{'JPEG':>8}{'bare loop':>14}{'ours':>10}{'--jpeg-draft':>26}{'':9}samples/CPU-s")
     with tempfile.TemporaryDirectory() as folder:
-        for side in SIDES:
+        for side in args.sides:
             shard = make_shard(Path(folder), side, args.samples)
             rounds = list(rates(shard, args.samples, Path(folder), args.repeats))
-            loop, mine = (median(each) for each in zip(*rounds, strict=True))
-            gain = median(mine / loop for loop, mine in rounds)
+            loop, mine, draft = (median(each) for each in zip(*rounds, strict=True))
+            gain, more = median(m / b for b, m, _ in rounds), median(d / m for _, m, d in rounds)
             kb = shard.stat().st_size / args.samples / 1000
-            found[f"{side}"] = {"kb": kb, "bare": loop, "ours": mine, "gain": gain}
+            found[f"{side}"] = {"kb": kb, "bare": loop, "ours": mine, "gain": gain, "draft": draft, "draft_gain": more}
             if not args.json:
-                print(f"{side:>5} px{kb:5.0f} kB{loop:14.1f}{mine:10.1f}    x {gain:.2f}")
+                print(f"{side:>5} px{kb:5.0f} kB{loop:14.1f}{mine:10.1f}  x {gain:.2f}{draft:18.1f}  x {more:.2f}")
     if args.json:
         print(json.dumps(found))
 

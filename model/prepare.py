@@ -88,18 +88,25 @@ class Preparer:
         """Whether both sides survive the resize (beyond about 15:1 one is floored to 0)."""
         return min(height, width) > 0 and min(self.geometry.resized(height, width)) > 0
 
-    def picture(self, rgb: Pixels) -> Pixels:
-        """RGB (height, width, 3) -> (size, size, 3), both uint8; call `fits` first."""
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a picture of this size after the resize, before the cut."""
+        return self.geometry.resized(height, width)
+
+    def picture(self, rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
+        """RGB (height, width, 3) -> (size, size, 3), both uint8; call `fits` first.
+
+        `extent` is the height and width of what is looked at, from the first pixel on; all of it unless given.
+        """
         from PIL import Image  # here: bench/gpu.py runs where it is not installed
 
-        height, width = self.geometry.resized(*rgb.shape[:2])
+        (tall, wide), (height, width) = extent or rgb.shape[:2], self.geometry.resized(*rgb.shape[:2])
         (to_y, from_y), (to_x, from_x) = window(height, self.size), window(width, self.size)
         left, right = needed(rgb.shape, width, from_x)
-        scale = rgb.shape[1] / width
+        scale = wide / width
         resized = Image.fromarray(rgb).resize(
             (right - left, height),
             Image.Resampling(self.geometry.resample),
-            box=(round(left * scale), 0, round(right * scale), rgb.shape[0]),
+            box=(round(left * scale, 6), 0, round(right * scale, 6), tall),  # whole pixels, of a whole picture
         )
         square = np.zeros((self.size, self.size, 3), dtype=np.uint8)
         square[to_y, to_x] = np.asarray(resized)[from_y, from_x.start - left : from_x.stop - left]

@@ -49,6 +49,7 @@ class ReadConfig:
     keep: tuple[Keep, ...] = ()
     max_pixels: int = 100_000_000
     slice_bytes: int = 512 * 2**20
+    jpeg_draft: bool = False  # JPEGs decoded no larger than the model needs: vectors differ a little
 
     def __post_init__(self) -> None:
         _check(bool(self.inputs), "--input", self.inputs, "at least one file, folder, glob or URL")

@@ -27,6 +27,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)  # of these, those that make the height the width
+_SCALES = (8, 4, 2)  # libjpeg's, the smallest picture first
+
+Resized = Callable[[int, int], tuple[int, int]]  # height and width -> what the model's resize makes of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +64,26 @@ class Rejected(Exception):  # noqa: N818 - not a failure of the program, a verdi
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """`rgb` is uint8 (height, width, 3), C-contiguous, upright."""
+    """`rgb` is uint8 (height, width, 3), C-contiguous, upright; `size` the original's height and width, as seen."""
 
     rgb: npt.NDArray[np.uint8]
+    size: tuple[int, int]
+    scale: int = 1  # `rgb` is 1 over this of the original
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Height and width of the picture in `rgb`, whose last row and column it may fill in part alone."""
+        return self.size[0] / self.scale, self.size[1] / self.scale
 
 
-def decode(image: bytes, max_pixels: int) -> DecodedImage:
+def decode(image: bytes, max_pixels: int, resized: Resized | None = None) -> DecodedImage:
     """Decode a JPEG, PNG, WebP, GIF, BMP or TIFF.
+
+    Args:
+        image: the bytes.
+        max_pixels: of the original.
+        resized: the resize that follows. Given it, a JPEG is decoded at 1/8, 1/4 or 1/2 of its size where that is no
+            smaller than what the resize makes of it: quicker, and not quite the same picture.
 
     Raises:
         Rejected: UNDECODABLE, TRUNCATED, or TOO_LARGE (told from the header alone).
@@ -75,6 +92,7 @@ def decode(image: bytes, max_pixels: int) -> DecodedImage:
     if format is None:
         begins = f"it begins with {image[:12]!r}" if image else "it has 0 bytes"
         raise Rejected(RejectReason.UNDECODABLE, f"not a JPEG, PNG, WebP, GIF, BMP or TIFF: {begins}")
+    size, scale = None, 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters in them (broken pictures) also raises
@@ -82,6 +100,8 @@ def decode(image: bytes, max_pixels: int) -> DecodedImage:
                 _check_size(_webp_size(image), max_pixels)
             with format.open(io.BytesIO(image)) as picture:
                 _check_size(picture.size, max_pixels)
+                if resized and isinstance(picture, JpegImageFile):
+                    size, scale = _draft(picture, resized)
                 picture.load()
                 rgb = np.asarray(_upright(picture, _rgb(picture)))
     except Rejected:
@@ -91,7 +111,23 @@ def decode(image: bytes, max_pixels: int) -> DecodedImage:
         if not format.whole(image) or "truncated" in said.lower():
             raise Rejected(RejectReason.TRUNCATED, f"{format.name} of {len(image)} bytes: {said}") from error
         raise Rejected(RejectReason.UNDECODABLE, f"{format.name}: {said}") from error
-    return DecodedImage(np.ascontiguousarray(rgb))
+    return DecodedImage(np.ascontiguousarray(rgb), size or rgb.shape[:2], scale)
+
+
+def _draft(picture: JpegImageFile, resized: Resized) -> tuple[tuple[int, int], int]:
+    """Have it decoded as small as the resize allows; its whole height and width, as seen, and the scale."""
+    orientation = _orientation(picture)
+    height, width = picture.size if orientation in _SIDEWAYS else picture.size[::-1]
+    wanted = resized(height, width)
+    for scale in _SCALES:
+        enough = 0 < wanted[0] <= height // scale and 0 < wanted[1] <= width // scale
+        # Part of a pixel may be left over, last in the file: nobody would look for it where turning brings it.
+        in_place = orientation not in _UPRIGHT or not (height % scale or width % scale)
+        # Sides are rounded, first when made smaller and then to the model's multiples: not always to the same ones.
+        if enough and in_place and resized(-(-height // scale), -(-width // scale)) == wanted:
+            picture.draft(None, (picture.width // scale, picture.height // scale))
+            return (height, width), scale
+    return (height, width), 1
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -149,10 +185,15 @@ def _scaled(picture: Image.Image) -> Image.Image:
 
 
 def _upright(picture: Image.Image, rgb: Image.Image) -> Image.Image:
-    """Turned as its EXIF says; broken EXIF says nothing, and Pillow has turned a TIFF already."""
+    """Turned as its EXIF says."""
+    turn = _UPRIGHT.get(_orientation(picture))
+    return rgb.transpose(turn) if turn is not None else rgb
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF's number; broken EXIF says nothing, and Pillow has turned a TIFF already."""
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # noqa: BLE001 - a picture with broken EXIF is shown as it stands, as viewers do
-        return rgb
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return rgb.transpose(turn) if turn is not None else rgb
+        return 1
+    return orientation if isinstance(orientation, int) else 1

@@ -29,8 +29,12 @@ class Preparer(Protocol):
         """Whether a picture of this size can be resized without a side vanishing."""
         ...
 
-    def picture(self, rgb: Pixels) -> Pixels:
-        """RGB (height, width, 3) -> the model's square (size, size, 3), both uint8."""
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a picture of this size after the resize, before the cut."""
+        ...
+
+    def picture(self, rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
+        """RGB (height, width, 3) -> the model's square (size, size, 3), both uint8; `extent` as of DecodedImage."""
         ...
 
     def captions(self, texts: list[str]) -> list[tuple[list[int], bool]]:

@@ -102,13 +102,13 @@ def _allowed(read: Sample | Reject, slice: Slice, barred: Barred | None) -> tupl
 def _prepared(sample: Sample, config: ReadConfig, preparer: Preparer) -> list[Row]:
     """The sample's row, or a reject row for each of its captions."""
     try:
-        rgb = decode(sample.image, config.max_pixels).rgb
-        height, width = rgb.shape[:2]
+        decoded = decode(sample.image, config.max_pixels, preparer.resized if config.jpeg_draft else None)
+        height, width = decoded.size
         if not preparer.fits(height, width):
             raise Rejected(RejectReason.EXTREME_ASPECT, f"{width} x {height}: a side would be resized to nothing")
     except Rejected as error:
         return [_reject_row(_rejected(sample, caption, error)) for caption in sample.captions]
-    square = np.ascontiguousarray(preparer.picture(rgb))
+    square = np.ascontiguousarray(preparer.picture(decoded.rgb, decoded.extent))
     tokens = preparer.captions([c.text for c in sample.captions])
     captions = [
         {"position": c.position, "caption_index": c.index, "caption": c.text, "token_ids": ids, "truncated": cut}

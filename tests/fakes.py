@@ -45,7 +45,10 @@ class FakePreparer:
     def fits(self, height: int, width: int) -> bool:
         return max(height, width) <= 15 * min(height, width)
 
-    def picture(self, rgb: Pixels) -> Pixels:
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        return SIDE, SIDE
+
+    def picture(self, rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
         return np.full((SIDE, SIDE, 3), rgb[0, 0, 0], dtype=np.uint8)
 
     def captions(self, texts: list[str]) -> list[tuple[list[int], bool]]:

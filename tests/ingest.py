@@ -38,6 +38,7 @@ class Lake:
     model: Model = field(default_factory=fake_model)
     storage: str = "float16"
     tags: Tagging | None = None
+    jpeg_draft: bool = False
 
     @property
     def stored(self) -> Stored:
@@ -113,12 +114,13 @@ class Lake:
     ) -> None:
         now = datetime.now(UTC)
         texts = {"summary": json.dumps({"rows": rows}), "compute": json.dumps({"dtype": dtype, "device": device})}
+        texts["configuration"] = json.dumps({"read": {"jpeg_draft": self.jpeg_draft}})
         row = {"run_id": run_id, "started": now, "ended": now, "outcome": outcome, **texts}
         self.database.append("runs", pa.Table.from_pylist([row], schema=RUNS))
 
     def embedded(self, slice_: Slice, attempt: str, takedowns: Takedowns | None = None) -> tuple[pa.Table, End]:
         """All that a run makes of a slice before it is written."""
-        config, preparer = ReadConfig((slice_.shard.uri,)), self.model.make_preparer()
+        config, preparer = ReadConfig((slice_.shard.uri,), jpeg_draft=self.jpeg_draft), self.model.make_preparer()
         barred = Barred(self.dataset, takedowns or Takedowns())
         prepared = pa.concat_tables(prepare_slice(slice_, attempt, config, preparer, barred))
         rows = embed_batch(prepared, self.model.make_embedder("cpu", "float32", 64), self.stored, 64)

@@ -37,7 +37,7 @@ def check_sample(database: Database, accounts: Accounts, model: Model, size: int
     """Embed `size` rows again, chosen at random, in float32 on the CPU.
 
     Rows of runs that computed on a GPU, in bfloat16 or float8, or of which no record tells how, are compared more
-    coarsely.
+    coarsely. Pictures are decoded as their run did.
 
     Raises:
         ContractError: the table was made with another model.
@@ -47,10 +47,10 @@ def check_sample(database: Database, accounts: Accounts, model: Model, size: int
     findings.checked["rows embedded again"] = 0
     if not rows:
         return
-    runs, dataset = _computed(database), accounts.rows.dataset
+    (runs, drafted), dataset = _computed(database), accounts.rows.dataset
     answers = fetch_by_dataset(rows, source_roots(database))
     preparer, embedder = model.make_preparer(), model.make_embedder("cpu", "float32", _AT_ONCE)
-    ready = list(_prepared(rows, answers, preparer, findings))
+    ready = list(_prepared(rows, answers, preparer, drafted, findings))
     for start in range(0, len(ready), _AT_ONCE):
         some = ready[start : start + _AT_ONCE]
         tokens = [ids for ids, _ in preparer.captions([one.row["caption"] for one in some])]
@@ -78,13 +78,16 @@ def _sample(dataset: lance.LanceDataset, size: int) -> list[Row]:
     return rows
 
 
-def _computed(database: Database) -> dict[str, float]:
-    """How far a run's vectors may lie apart at least, for how it computed."""
+def _computed(database: Database) -> tuple[dict[str, float], set[str]]:
+    """How far a run's vectors may lie apart at least, for how it computed; and the runs with --jpeg-draft."""
     table = database.open("runs")
-    runs = [] if table is None else database.scan("runs", table, ["run_id", "compute"]).to_pylist()
+    columns = ["run_id", "compute", "configuration"]
+    runs = [] if table is None else database.scan("runs", table, columns).to_pylist()
     allowed = {("float32", "cpu"): 0.0, ("float32", "cuda"): ON_GPU, ("fp8", "cuda"): COARSER}
     how = {run["run_id"]: json.loads(run["compute"]) for run in runs}
-    return {run_id: allowed.get((c.get("dtype"), c.get("device")), COARSE) for run_id, c in how.items()}
+    read = {run["run_id"]: json.loads(run["configuration"] or "{}").get("read", {}) for run in runs}
+    coarse = {run_id: allowed.get((c.get("dtype"), c.get("device")), COARSE) for run_id, c in how.items()}
+    return coarse, {run_id for run_id, config in read.items() if config.get("jpeg_draft")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +96,20 @@ class _Ready:
     square: Pixels
 
 
-def _prepared(rows: list[Row], answers: list[Answer], preparer: Preparer, findings: Findings) -> Iterator[_Ready]:
+def _prepared(
+    rows: list[Row], answers: list[Answer], preparer: Preparer, drafted: set[str], findings: Findings
+) -> Iterator[_Ready]:
     for row, image in zip(rows, answers, strict=True):
         if isinstance(image, Exception):
             findings.warn("not embedded again", str(image))
             continue
         try:
-            rgb = decode(image, row["width"] * row["height"]).rgb
+            resized = preparer.resized if row["run_id"] in drafted else None
+            found = decode(image, row["width"] * row["height"], resized)
         except Rejected as error:
             findings.problem("sample", f"{_name(row)}: its picture is now {error.reason}: {error.detail}")
         else:
-            yield _Ready(row, preparer.picture(rgb))
+            yield _Ready(row, preparer.picture(found.rgb, found.extent))
 
 
 def _name(row: Row) -> str:

@@ -59,11 +59,11 @@ class Reader(FakePreparer):
     notes: Notes
     actors: int
 
-    def picture(self, rgb: Pixels) -> Pixels:
+    def picture(self, rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
         if rgb.shape[:2] != (64, 64):  # an actor tries itself out with one of these
             self.notes.write("reader")
             self.notes.wait(self.actors)
-        return super().picture(rgb)
+        return super().picture(rgb, extent)
 
 
 def placed_model(notes: Notes, readers_wait_for: int, actors_wait_for: int) -> Model:

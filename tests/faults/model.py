@@ -37,7 +37,10 @@ class SmallPreparer:
     def fits(self, height: int, width: int) -> bool:
         return max(height, width) <= 100 * min(height, width)
 
-    def picture(self, rgb: Pixels) -> Pixels:
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        return SIDE, SIDE
+
+    def picture(self, rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
         rows, columns = (np.linspace(0, n - 1, SIDE).astype(int) for n in rgb.shape[:2])
         return rgb[rows][:, columns]
 

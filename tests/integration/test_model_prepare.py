@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from transformers import AutoTokenizer
 from transformers.models.bridgetower.image_processing_pil_bridgetower import BridgeTowerImageProcessorPil
 
 from model import ModelError
 from model.geometry import Geometry
 from model.prepare import Preparer
+from pipeline.decode import decode
 from tests.checkpoints import POSITIONS, config, tokenizer, write_surroundings
+from tests.shards import encoded
 
 BASE = Geometry(shortest=288, crop=288)
 LARGE = Geometry(shortest=294, crop=294)
@@ -93,6 +96,16 @@ def test_picture_of_which_columns_are_left_out_equals_the_stock_processor(tall: 
     for geometry in (SMALL, BASE, LARGE):
         if preparer(geometry).fits(height, width):
             assert_identical(geometry, picture(height, width))
+
+
+@pytest.mark.parametrize("size", [(600, 900), (853, 1280), (1707, 2560), (1280, 853), (1001, 617)])
+@pytest.mark.parametrize("geometry", [SMALL, BASE, LARGE], ids=str)
+def test_picture_of_a_draft_is_nearly_that_of_the_whole(geometry: Geometry, size: tuple[int, int]) -> None:
+    rough = Image.fromarray(picture(size[0] // 24, size[1] // 24)).resize(size[::-1], Image.Resampling.BICUBIC)
+    whole, draft = (decode(encoded(rough, "JPEG"), 10**7, how) for how in (None, preparer(geometry).resized))
+    assert draft.rgb.size < whole.rgb.size / 3
+    squares = [preparer(geometry).picture(one.rgb, one.extent).astype(int) for one in (whole, draft)]
+    assert np.abs(squares[0] - squares[1]).mean() < 2
 
 
 def test_picture_for_large_is_288_within_a_black_border_of_three() -> None:

@@ -5,7 +5,9 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
+import tyro
 
+from jobs import embed_laion
 from pipeline.config import Contract, EmbedConfig, Keep, ReadConfig, RunConfig, Tagging, WriteConfig
 from pipeline.errors import ConfigError
 
@@ -101,3 +103,15 @@ def test_run_config_is_recorded_whole() -> None:
 
 def test_contract_compares_by_value() -> None:
     assert Contract("w", "c", "r", "p", 4) == Contract("w", "c", "r", "p", 4) != Contract("v", "c", "r", "p", 4)
+
+
+@pytest.mark.parametrize(("given", "on"), [([], False), (["--jpeg-draft"], True)])
+def test_jpeg_draft_is_off_unless_asked_for_and_is_recorded(
+    given: list[str], on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[RunConfig] = []
+    monkeypatch.setattr(embed_laion.Lake, "run", lambda lake, config, log: runs.append(config))
+    monkeypatch.setattr(embed_laion, "report", lambda *told: 0)
+    options = tyro.cli(embed_laion.Options, args=["--input", "a.tar", "--db", "d", *given])
+    assert embed_laion.main(options) == 0
+    assert json.loads(runs[0].to_json())["read"]["jpeg_draft"] is on

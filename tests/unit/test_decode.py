@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.decode import Rejected, decode
+from pipeline.decode import DecodedImage, Rejected, decode
 from pipeline.errors import RejectReason
 from tests.shards import encoded, picture
 
@@ -30,6 +30,11 @@ def reason(image: bytes, limit: int = LIMIT) -> RejectReason:
     return caught.value.reason
 
 
+def drafted(image: bytes, height: int, width: int) -> DecodedImage:
+    """As before a resize to this size."""
+    return decode(image, LIMIT, lambda h, w: (height, width))
+
+
 def gradient(mode: str = "L", size: tuple[int, int] = (16, 8)) -> Image.Image:
     return Image.linear_gradient("L").resize(size).convert(mode)
 
@@ -40,6 +45,78 @@ def test_decode_gives_contiguous_rgb_of_every_format(kind: str) -> None:
     assert found.shape == (12, 24, 3)
     assert found.dtype == np.uint8
     assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "becomes"),
+    [
+        ((256, 512), (32, 64), (32, 64)),  # as large as what is wanted is large enough
+        ((255, 512), (32, 64), (64, 128)),  # one side alone would be smaller
+        ((257, 511), (32, 64), (65, 128)),
+        ((100, 100), (50, 10), (50, 50)),
+        ((99, 100), (50, 10), (99, 100)),
+        ((40, 30), (64, 64), (40, 30)),
+        ((40, 3000), (0, 128), (40, 3000)),  # is rejected for its shape
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_draft_is_the_smallest_scale_that_leaves_what_is_wanted(
+    size: tuple[int, int], wanted: tuple[int, int], becomes: tuple[int, int], mode: str, progressive: bool
+) -> None:
+    data = encoded(gradient(mode, size[::-1]), "JPEG", progressive=progressive)
+    found = drafted(data, *wanted)
+    assert (found.rgb.shape, found.size) == ((*becomes, 3), size)
+    whole = Image.fromarray(rgb(data)).resize(becomes[::-1], Image.Resampling.BOX)
+    assert np.abs(np.asarray(whole).astype(int) - found.rgb).mean() < 2
+    assert all(side - 1 < part <= side for side, part in zip(becomes, found.extent, strict=True))
+    assert (found.rgb.shape == (*size, 3)) == np.array_equal(rgb(data), found.rgb)
+
+
+def test_draft_is_left_out_where_the_resize_would_come_to_another_size() -> None:
+    data = encoded(gradient("RGB", (201, 100)), "JPEG")
+    assert drafted(data, 9, 20).rgb.shape == (13, 26, 3)
+    assert decode(data, LIMIT, lambda h, w: (h * 20 // w, 20)).rgb.shape == (25, 51, 3)  # 13 x 26 would become 10 x 20
+
+
+@pytest.mark.parametrize(("orientation", "becomes"), [(None, (64, 128)), (3, (64, 128)), (6, (64, 32)), (8, (64, 32))])
+def test_draft_wants_the_size_of_the_picture_as_seen(orientation: int | None, becomes: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    data = encoded(gradient("RGB", (256, 128)), "JPEG", exif=exif)
+    found = drafted(data, 64, 16)
+    assert found.rgb.shape[:2] == becomes
+    assert found.size == rgb(data).shape[:2] == ((256, 128) if orientation in (6, 8) else (128, 256))
+    small = Image.fromarray(rgb(data)).resize(becomes[::-1], Image.Resampling.BOX)
+    assert np.abs(np.asarray(small).astype(int) - found.rgb).mean() < 2
+
+
+@pytest.mark.parametrize(("orientation", "becomes"), [(1, (20, 40)), (3, (40, 79)), (6, (79, 40))])
+def test_draft_leaves_no_part_of_a_pixel_where_a_turn_would_move_it(orientation: int, becomes: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = drafted(encoded(gradient("RGB", (158, 80)), "JPEG", exif=exif), 16, 16)
+    assert found.rgb.shape[:2] == becomes
+    assert found.extent == ((20, 39.5) if orientation == 1 else becomes)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_draft_leaves_other_formats_as_they_are(kind: str) -> None:
+    data = picture(1, (256, 128), kind)
+    found = drafted(data, 16, 16)
+    assert found.size == (128, 256)
+    assert np.array_equal(found.rgb, rgb(data))
+
+
+def test_draft_gives_the_same_verdicts() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = encoded(noise, "JPEG")
+    for share in (0.3, 0.6, 0.9):
+        with pytest.raises(Rejected, match="truncated"):
+            drafted(data[: int(len(data) * share)], 8, 8)
+    with pytest.raises(Rejected, match="64 x 64 is 4096 pixels; --max-pixels is 4095"):
+        decode(data, 4095, lambda h, w: (8, 8))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])

@@ -1,6 +1,7 @@
 """A slice -> tables of prepared samples, rejects and one end record."""
 
 import hashlib
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_prepare_decodes_a_picture_once_for_all_its_captions(tmp_path: Path, mon
     from pipeline import prepare
 
     calls: list[bytes] = []
-    monkeypatch.setattr(prepare, "decode", lambda b, n, real=prepare.decode: calls.append(b) or real(b, n))
+    monkeypatch.setattr(prepare, "decode", lambda b, *how, real=prepare.decode: calls.append(b) or real(b, *how))
     rows = prepared(write_tar(tmp_path / "x.tar", [("a.jpg", picture()), ("a.json", b'{"caption": ["a", "b", "c"]}')]))
     assert len(rows[0]["captions"]) == 3
     assert len(calls) == 1
@@ -86,6 +87,25 @@ def test_prepare_tells_size_and_pixels_of_the_picture_as_seen(tmp_path: Path) ->
     assert (row["width"], row["height"]) == (20, 40)
     pixels = np.frombuffer(row["pixels"], np.uint8).reshape(4, 4, 3)
     assert (pixels[..., 0] > 240).all()
+
+
+def test_prepare_with_draft_differs_in_the_pixels_of_large_jpegs_alone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(Image.open(io.BytesIO(picture(2))), "JPEG", exif=exif)
+    items = [("a.jpg", picture(1)), ("a.txt", b"x"), ("b.jpg", turned), ("b.txt", b"x")]
+    items += [("c.jpg", picture(3, (7, 5))), ("c.txt", b"x"), ("d.png", picture(4, kind="PNG")), ("d.txt", b"x")]
+    path = write_tar(tmp_path / "x.tar", [*items, ("e.jpg", picture(5, (600, 16))), ("e.txt", b"x")])
+    whole, draft = prepared(path)[:-1], prepared(path, jpeg_draft=True)[:-1]
+    assert [(r["key"], r["width"], r["height"]) for r in draft[:4]] == [
+        ("a", 48, 32), ("b", 32, 48), ("c", 7, 5), ("d", 48, 32)
+    ]  # fmt: skip
+    assert draft[4]["reason"] == "extreme_aspect"
+    both = [[np.frombuffer(r.pop("pixels") or b"", np.uint8).astype(int) for r in rows] for rows in (whole, draft)]
+    assert whole == draft
+    apart = [np.abs(a - b).mean() if len(a) else 0 for a, b in zip(*both, strict=True)]
+    assert [bool(a) for a in apart] == [True, True, False, False, False]
+    assert max(apart) < 16
 
 
 def test_prepare_ends_a_broken_shard_with_its_error_and_without_pairs(tmp_path: Path) -> None:

@@ -462,6 +462,17 @@ def test_sample_is_compared_as_closely_as_the_run_computed(
     assert problems(look(lake, sample=15)) == ({"sample": 1} if wrong else {})
 
 
+def test_sample_is_decoded_as_its_run_did(tmp_path: Path) -> None:
+    lake = Lake(tmp_path, jpeg_draft=True)
+    lake.write("1.tar", 0, 5)
+    run_id = lake.run("1.tar", recorded=False)
+    lake.record_run(run_id, 5)
+    assert look(lake, sample=5).ok
+    (tmp_path / "lake" / "laion_runs.lance").rename(tmp_path / "gone")
+    replace(lake, jpeg_draft=False).record_run(run_id, 5)
+    assert problems(look(lake, sample=5))["sample"] > 0
+
+
 def test_sample_of_pictures_that_cannot_be_had_is_a_note(lake: Lake) -> None:
     (lake.root / "1.tar").unlink()
     found = look(lake, sample=15)

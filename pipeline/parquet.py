@@ -123,14 +123,18 @@ class ParquetShard:
         """How many rows the file has before a row group."""
         return sum(self.footer.row_group(g).num_rows for g in range(group))
 
+    def end_of(self, group: int) -> int:
+        """The place in the file where a row group ends."""
+        chunks = _chunks(self.footer.row_group(group))
+        return int(max(c.total_compressed_size + (c.dictionary_page_offset or c.data_page_offset) for c in chunks))
+
     def batches(self, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """One row group's rows, some 16 MB at a time."""
         meta = self.footer.row_group(group)
         if meta.num_rows == 0:
             return
         wanted = set(columns)
-        chunks = [meta.column(c) for c in range(meta.num_columns)]
-        chunks = [c for c in chunks if c.path_in_schema.split(".")[0] in wanted]
+        chunks = [c for c in _chunks(meta) if c.path_in_schema.split(".")[0] in wanted]
         packed = sum(c.total_compressed_size for c in chunks)
         plain = max(packed, sum(c.total_uncompressed_size for c in chunks))
         rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * meta.num_rows // max(1, plain)))
@@ -144,6 +148,10 @@ class ParquetShard:
             for batch in self.batches(g, [column]):
                 keys.update(_text(k) for k in batch.column(0).to_pylist() if k is not None)
         return keys
+
+
+def _chunks(meta: pq.RowGroupMetaData) -> list[pq.ColumnChunkMetaData]:
+    return [meta.column(c) for c in range(meta.num_columns)]
 
 
 def image_bytes(value: Any) -> bytes | None:

@@ -14,6 +14,7 @@ from pipeline.parquet import ParquetShard, columns_of, parquet_samples
 from pipeline.samples import Caption, Fingerprint, Judge, Place, Reject, Sample, folded
 from pipeline.schema import embedded_schema, prepared_schema
 from pipeline.shards import Format, Shard, Slice, sniff
+from pipeline.stores.ranged import read_ahead
 from pipeline.stores.storage import FIRST_BYTES, open_shard, reading
 from pipeline.tar import tar_samples
 
@@ -38,11 +39,14 @@ def read_slice(slice: Slice, config: ReadConfig, fingerprint: Fingerprint | None
     with reading(shard.uri), _opened(shard) as (file, format):
         if format != Format.PARQUET:
             judge = Judge(config, fingerprint=fingerprint)
+            read_ahead(file)
             for raw in tar_samples(_unpacked(file, format), shard.uri, config):
                 yield from judge(raw)
             return
         parquet = ParquetShard(file)
         judge = Judge(config, _keys_before(parquet, slice, config), fingerprint)
+        if stop := _read_through(parquet, slice, config):
+            read_ahead(file, stop)
         for raw in parquet_samples(parquet, shard.uri, slice.row_groups, config):
             yield from judge(raw)
 
@@ -70,6 +74,13 @@ def _keys_before(parquet: ParquetShard, slice: Slice, config: ReadConfig) -> set
         return set()
     key = columns_of(parquet.schema, slice.shard.uri, config).key
     return parquet.keys_before(slice.row_groups[0], key) if key else set()
+
+
+def _read_through(parquet: ParquetShard, slice: Slice, config: ReadConfig) -> int:
+    """The place where a slice ends of which every byte is wanted; 0 if there are columns to pass over."""
+    stop = slice.row_groups[1] if slice.row_groups else parquet.footer.num_row_groups
+    wanted = columns_of(parquet.schema, slice.shard.uri, config).wanted
+    return parquet.end_of(stop - 1) if stop and len(wanted) == len(parquet.schema.names) else 0
 
 
 def resolve_keep(keep: Sequence[Keep], shard: Shard, config: ReadConfig) -> tuple[Keep, ...]:

@@ -172,4 +172,5 @@ def _opened(store: AbstractFileSystem, path: str) -> Opened:
     size = file.seek(0, 2)
     file.seek(0)
     info = getattr(file, "details", None) or store.info(path)
-    return Opened(cast(BinaryIO, file), size, version_of(info))
+    # Requests of such stores hold nothing in common; a file of another may be one connection's, or shared by all.
+    return Opened(cast(BinaryIO, file), size, version_of(info), by_threads=isinstance(store, AsyncFileSystem))

@@ -18,6 +18,7 @@ from pipeline.prepare import prepare_slice
 from pipeline.read import read_slice
 from pipeline.shards import Shard, Slice, list_shards
 from pipeline.stores import ranged, retry, storage
+from pipeline.stores.ahead import AHEAD
 from tests.faults.proxy import Faults, Proxy
 from tests.shards import Squares, members, picture, tar_bytes, whole, write_parquet, write_tar
 
@@ -90,6 +91,18 @@ def test_shard_is_read_whole_through_errors_cut_bodies_and_delays(
     did = proxy.did
     assert did["calls"] > 10
     assert did["error"] + did["truncate"] + did["lost"] > 3
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])
+def test_shard_is_read_ahead_by_connections_of_its_own_and_each_byte_once(
+    proxy: Proxy, s3_server: str, tmp_path: Path, name: str
+) -> None:
+    local = MAKERS[name](tmp_path)
+    remote = on_s3(s3_server, local)
+    assert list(read_slice(remote, CONFIG)) == list(read_slice(whole(local), CONFIG))
+    calls = [call for call, _ in proxy.calls if name in call]
+    assert sum(call.startswith("HEAD") for call in calls) == 1 + AHEAD
+    assert sum(call.startswith("GET") for call in calls) == -(-local.stat().st_size // ranged.BLOCK)
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+from tests.moulds import Moulds
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share few cores
 
@@ -21,6 +23,12 @@ def ray_session() -> Iterator[None]:
 
     with cluster.joined():
         yield
+
+
+@pytest.fixture(scope="session")
+def moulds(tmp_path_factory: pytest.TempPathFactory) -> Moulds:
+    """For a fixture that many tests have, each of its own."""
+    return Moulds(tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.shards import Shard, Slice
 Member = tuple[str, bytes]
 
 
+@cache
 def picture(seed: int = 0, size: tuple[int, int] = (48, 32), kind: str = "JPEG") -> bytes:
     """A small picture of which no two seeds are alike."""
     values = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)

@@ -153,3 +153,21 @@ def test_demo_exports_tell_tags_in_every_format(lake: Path, tmp_path: Path) -> N
     assert json.loads(pd.read_csv(tmp_path / "a.csv")["tags"][0]) == tags
     assert pd.read_json(tmp_path / "a.jsonl", lines=True)["tags"][0] == tags
     assert list(pd.read_parquet(tmp_path / "a.parquet")["tags"][0]) == tags
+
+
+def test_scenes_script_prints_what_it_wrote(tmp_path: Path) -> None:
+    script = REPOSITORY / "demo" / "scenes.py"
+    command = [sys.executable, str(script), "--out", str(tmp_path / "out"), "--pairs", "50"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "6 shards (00000.tar to 00005.parquet)" in done.stdout
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_job_keeps_what_rays_daemons_say_off_standard_output() -> None:
+    code = (
+        "import jobs.outcome, sys; assert 'ray' not in sys.modules; import ray._private.ray_logging as r; "
+        "print(r.stdout_deduplicator.deduplicate({'pid': 'raylet', 'lines': ['A worker died']}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert "A worker died" not in done.stdout
+    assert "'lines': []" in done.stdout, done.stderr

@@ -33,7 +33,7 @@ from pipeline.upkeep.verify import verify
 from pipeline.write import Job, Target, write_jobs
 from tests.ingest import Lake
 from tests.shards import members, write_tar
-from tests.unit.test_delete import counts, url, urls, urls_in
+from tests.tables.test_delete import counts, url, urls, urls_in
 
 JOB, DELETE = "job", "delete"
 TAKEN = {3, 5, 21, 26}  # a row and a reject of what is there, and of what the job brings

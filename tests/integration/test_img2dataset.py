@@ -52,7 +52,7 @@ class _Pictures(BaseHTTPRequestHandler):
 def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """LAION's kind of metadata, over pictures on this machine."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Pictures)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     names = [*(f"{i}.jpg" for i in range(GOOD)), *BAD]
     path = tmp_path_factory.mktemp("urls") / "laion.parquet"
     columns = {

@@ -255,7 +255,7 @@ def test_web_server_is_listed_and_read_through_errors_and_cut_bodies(
     local = MAKERS["x.tar"](tmp_path)
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
-        threading.Thread(target=web.serve_forever, daemon=True).start()
+        threading.Thread(target=web.serve_forever, args=(0.05,), daemon=True).start()
         with Proxy(f"http://127.0.0.1:{web.server_port}", Faults(error=0.4, truncate=0.3), seed=3) as flaky:
             (shard,) = list_shards([f"{flaky.url}/"], None).shards
             found = list(read_slice(Slice(shard, 0, 1, None), CONFIG))

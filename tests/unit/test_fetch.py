@@ -143,7 +143,7 @@ def test_fetch_and_listing_work_over_http_without_ranges(tmp_path: Path) -> None
     write_tar(tmp_path / "x.tar", members(3))
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         listing = list_shards([f"http://127.0.0.1:{server.server_port}/"], None)
         assert [s.path for s in listing.shards] == ["x.tar"]
         (slice,) = cut(listing.shards[0], 2**29)

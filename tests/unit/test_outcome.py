@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,7 +13,6 @@ from jobs.options import ComputeOptions
 from jobs.outcome import finish, show_json
 from pipeline.errors import ConfigError, InputError
 from pipeline.watch.events import Started
-from tests.conftest import REPOSITORY
 
 
 @dataclass
@@ -153,16 +150,6 @@ def test_job_that_is_being_ended_takes_a_sigterm_for_the_same_wish(
         return 0
 
     assert (ended(main, monkeypatch), finished) == (code, [True])
-
-
-def test_job_keeps_what_rays_daemons_say_off_standard_output() -> None:
-    code = (
-        "import jobs.outcome, sys; assert 'ray' not in sys.modules; import ray._private.ray_logging as r; "
-        "print(r.stdout_deduplicator.deduplicate({'pid': 'raylet', 'lines': ['A worker died']}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert "A worker died" not in done.stdout
-    assert "'lines': []" in done.stdout, done.stderr
 
 
 def test_job_shows_an_error_that_nobody_expected_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,5 @@
 """The demo shards: as planted, the same again, and their captions true."""
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -57,11 +55,3 @@ def test_pack_captions_are_true_of_their_pictures_scene() -> None:
         assert words & set(COLOURS) <= shown
         assert words & set(COLOURS) == shown or len(one.scene.objects) == 3
     assert (several, three) == (10, 17)
-
-
-def test_scenes_script_prints_what_it_wrote(tmp_path: Path) -> None:
-    script = Path(pack.__file__).with_name("scenes.py")
-    command = [sys.executable, str(script), "--out", str(tmp_path / "out"), "--pairs", "50"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert "6 shards (00000.tar to 00005.parquet)" in done.stdout
-    assert len(list((tmp_path / "out").iterdir())) == 6

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import obstore
 import pytest
@@ -43,6 +44,12 @@ def test_probe_refuses_a_scheme_that_nobody_knows(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two tries."""
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
+
+
+@pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryStore]:
     store = MemoryStore()
     monkeypatch.setattr(probe, "store_at", lambda db: Bucket(store))
@@ -77,6 +84,7 @@ def test_probe_refuses_a_store_that_replaces_what_it_has(store: MemoryStore, mon
         require_atomic_writes("s3://b/lake")
 
 
+@pytest.mark.usefixtures("_no_waits")
 @pytest.mark.parametrize("answers", [("busy",), ("lost",), ("", "busy"), ("busy", "lost", "", "busy")])
 def test_probe_asks_again_where_an_answer_is_missing(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch, answers: tuple[str, ...]
@@ -94,6 +102,7 @@ def test_probe_gives_up_on_a_store_that_never_answers(store: MemoryStore, monkey
         require_atomic_writes("s3://b/lake")
 
 
+@pytest.mark.usefixtures("_no_waits")
 def test_probe_removes_once_more_what_a_cut_connection_left(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,19 +16,24 @@ from pipeline.database import Database
 from pipeline.errors import ConfigError, ContractError, FetchError, InputError, TableError
 from pipeline.query import Query, QueryModel, read_picture, search
 from tests.lakes import HOSTILE, FakeLake, captioned, image_vector, jpeg, match_of, rgb_of, text_vector
+from tests.moulds import Moulds
 from tests.shards import Squares, encoded, picture
 
 Row = dict[str, Any]
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> FakeLake:
+def sixty(folder: Path) -> FakeLake:
     """60 pictures in three shards, those of the last with three captions each."""
-    lake = FakeLake(tmp_path)
+    lake = FakeLake(folder)
     lake.add("00000.tar", captioned(20))
     lake.add("00001.tar", captioned(20, start=20))
     lake.add("00002.tar", captioned(20, start=40, captions=3))
     return lake.write()
+
+
+@pytest.fixture
+def lake(moulds: Moulds) -> FakeLake:
+    return moulds.cast(sixty)
 
 
 def square(row: Row) -> np.ndarray:

@@ -23,16 +23,15 @@ from pipeline.upkeep.compact import Limits, compact, merge_fragments, parse_age,
 from pipeline.upkeep.orphans import SUFFIXES, orphans
 from pipeline.upkeep.verify import verify
 from tests.ingest import READ_AS, Lake
+from tests.moulds import Moulds
 
 AT_ONCE = Limits(timedelta(0), nobody_writes=True)
 HOURS = 3600
 
 
-@pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
-    """Six shards by two runs, one of them replaced since."""
-    monkeypatch.setattr(pipeline.upkeep.accounts, "A_MOMENT", 0.0)
-    lake = Lake(tmp_path)
+def six_shards(folder: Path) -> Lake:
+    """By two runs, one of them replaced since."""
+    lake = Lake(folder)
     for i in range(6):
         lake.write(f"{i}.tar", 10 * i, 4, 1)
     lake.run("0.tar", "1.tar", "2.tar")
@@ -40,6 +39,12 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     lake.write("2.tar", 100, 3, 2)
     lake.run("2.tar", replaces=True)
     return lake
+
+
+@pytest.fixture
+def lake(moulds: Moulds, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    monkeypatch.setattr(pipeline.upkeep.accounts, "A_MOMENT", 0.0)
+    return moulds.cast(six_shards)
 
 
 def fragments(lake: Lake, suffix: str = "") -> int:

@@ -26,7 +26,7 @@ from pipeline.upkeep.orders import Order
 from pipeline.watch.progress import Counts
 from tests.ingest import Lake, two_runs
 from tests.reports import RUN, hostile_lake, ran, summary, watched
-from tests.unit.test_sheet import Elements
+from tests.tables.test_sheet import Elements
 
 
 @pytest.fixture(scope="module")

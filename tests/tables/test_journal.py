@@ -11,7 +11,7 @@ from pipeline.records import Outcome
 from pipeline.watch.events import COMMIT, Committed, Event, Retried, ShardSettled, SliceSettled, Worked
 from pipeline.watch.journal import ELSEWHERE, TOUCHED, UNFINISHED, Journal
 from tests.blocks import record
-from tests.unit.test_committer import add, committer
+from tests.tables.test_committer import add, committer
 
 
 class Heard:

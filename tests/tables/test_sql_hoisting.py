@@ -14,15 +14,10 @@ from pipeline.sql.limits import Limits
 from pipeline.sql.session import _RULES, survey
 from pipeline.sql.tables import Tables
 from tests.lakes import FakeLake
-from tests.statements import hoists, sql, wide_lake
+from tests.statements import hoists, sql
 
 WIDE = "(`width` > 99)"
 KEY = "(`key` != 'x')"
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> FakeLake:
-    return wide_lake(tmp_path_factory.mktemp("wide"))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from pipeline.ticks.report import Reporter
 
 EACH_SECOND = Cron("* * * * * *")
 NEVER = Cron("0 0 1 1 *")
+NEVER_IN_A_TEST = timedelta(days=1)
 
 
 @dataclass
@@ -103,17 +104,39 @@ def run(schedule: Schedule, until: Callable[[], bool], within: float = 20) -> No
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_schedule_runs_a_tick_at_each_time(ticks: Ticks) -> None:
+def tenths(ticks: Ticks, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let every cron line come each tenth of a second, until so many ticks have begun."""
+    apart = timedelta(seconds=0.1)
+    monkeypatch.setattr(
+        Cron, "after", lambda _, moment: moment + (apart if len(ticks.began) < most else NEVER_IN_A_TEST)
+    )
+
+
+def times(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
+    """Let every cron line come so many seconds from now, and not again."""
+    now = datetime.now(UTC)
+    moments = [now + timedelta(seconds=s) for s in seconds]
+    monkeypatch.setattr(
+        Cron, "after", lambda _, moment: min((m for m in moments if m > moment), default=moment + NEVER_IN_A_TEST)
+    )
+
+
+def test_schedule_runs_a_tick_at_each_time(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenths(ticks, monkeypatch, 3)
     run(ticks.schedule(EACH_SECOND), lambda: len(ticks.began) == 3)
     assert [tick.outcome for tick in read_book(ticks.database).ticks] == ["done"] * 3
 
 
-def test_times_that_pass_while_a_tick_runs_are_made_up_for_by_one_right_after_it(ticks: Ticks) -> None:
-    ticks.seconds = 2.2
-    run(ticks.schedule(EACH_SECOND), lambda: len(ticks.began) == 3)
+def test_times_that_pass_while_a_tick_runs_are_made_up_for_by_one_right_after_it(
+    ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks.seconds = 0.8
+    schedule = ticks.schedule(EACH_SECOND)
+    times(monkeypatch, 0.1, 0.6, 0.7)  # two pass while the first tick runs, and there is none after it
+    run(schedule, lambda: len(ticks.began) > 1 and time.monotonic() > ticks.began[1] + 0.8 + 0.6)
+    first, second = ticks.began  # not one for each time that passed
+    assert second - first < 0.8 + 0.6  # at once
     assert ticks.most_at_once == 1
-    apart = [after - before for before, after in zip(ticks.began, ticks.began[1:], strict=False)]
-    assert max(apart) < 2.2 + 0.6, apart  # at once, not at the next time; and not one for each time that passed
 
 
 def test_time_that_was_missed_while_nobody_was_there_runs_once_and_late(
@@ -124,8 +147,7 @@ def test_time_that_was_missed_while_nobody_was_there_runs_once_and_late(
     with monkeypatch.context() as earlier:
         earlier.setattr(book, "datetime", _At(ago))
         plan(ticks.database, hourly)
-    until = time.monotonic() + 1.5
-    run(ticks.schedule(hourly), lambda: bool(ticks.began) and time.monotonic() > until)
+    run(ticks.schedule(hourly), lambda: bool(ticks.began) and time.monotonic() > ticks.began[0] + 0.6)
     assert len(ticks.began) == 1
     assert "UTC, which was missed" in capsys.readouterr().err
 
@@ -140,9 +162,13 @@ class _At:
         return self._moment
 
 
-def test_time_that_a_tick_has_served_is_not_run_again_after_a_restart(ticks: Ticks) -> None:
-    run(ticks.schedule(EACH_SECOND), lambda: len(ticks.began) == 1)
-    until = time.monotonic() + 1.0
+def test_time_that_a_tick_has_served_is_not_run_again_after_a_restart(
+    ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        tenths(ticks, earlier, 1)
+        run(ticks.schedule(EACH_SECOND), lambda: len(ticks.began) == 1)
+    until = time.monotonic() + 0.6
     run(ticks.schedule(NEVER), lambda: time.monotonic() > until)
     assert len(ticks.began) == 1
 
@@ -159,7 +185,7 @@ def test_time_whose_tick_failed_is_run_again_after_a_restart(ticks: Ticks, monke
 
 
 def test_tick_that_fails_is_run_again_with_growing_waits_and_then_given_up(
-    ticks: Ticks, capsys: pytest.CaptureFixture[str]
+    ticks: Ticks, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ticks.codes = [1]
     said = ""
@@ -169,18 +195,20 @@ def test_tick_that_fails_is_run_again_with_growing_waits_and_then_given_up(
         said += capsys.readouterr().err
         return "given up" in said
 
-    once = Cron(f"{(datetime.now(UTC) + timedelta(seconds=2)).second} * * * * *")
-    run(ticks.schedule(once, Retries(2, 0.2)), given_up)
+    schedule = ticks.schedule(EACH_SECOND, Retries(2, 0.2))
+    times(monkeypatch, 0.1)
+    run(schedule, given_up)
     first, second, third = ticks.began
     assert 0.2 <= second - first < third - second
     assert "run 1 of 3 at most ended with exit code 1" in said
     assert "given up after 3 runs" in said
 
 
-def test_tick_that_fails_and_then_goes_well_is_not_run_again(ticks: Ticks) -> None:
+def test_tick_that_fails_and_then_goes_well_is_not_run_again(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks.codes = [1, 0]
-    once = Cron(f"{(datetime.now(UTC) + timedelta(seconds=2)).second} * * * * *")
-    run(ticks.schedule(once, Retries(3, 0.1)), lambda: len(ticks.began) > 1 and time.monotonic() > ticks.began[1] + 1)
+    schedule = ticks.schedule(EACH_SECOND, Retries(3, 0.1))
+    times(monkeypatch, 0.1)
+    run(schedule, lambda: len(ticks.began) > 1 and time.monotonic() > ticks.began[1] + 0.6)
     assert len(ticks.began) == 2
 
 
@@ -201,14 +229,20 @@ def test_of_two_schedules_of_a_table_one_runs_a_time_and_the_other_waits_and_see
     assert (len(ticks.began), ticks.most_at_once) == (1, 1)
 
 
-def test_schedule_that_is_stopped_stops_its_tick_and_waits_for_it(ticks: Ticks) -> None:
+def test_schedule_that_is_stopped_stops_its_tick_and_waits_for_it(
+    ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ticks.seconds = 60
+    tenths(ticks, monkeypatch, 1)
     run(ticks.schedule(EACH_SECOND, Retries(3, 0.1)), lambda: len(ticks.began) == 1)
     (tick,) = read_book(ticks.database).ticks
     assert tick.outcome == "interrupted"
 
 
-def test_schedule_goes_on_when_a_tick_cannot_be_started(ticks: Ticks, capsys: pytest.CaptureFixture[str]) -> None:
+def test_schedule_goes_on_when_a_tick_cannot_be_started(
+    ticks: Ticks, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tenths(ticks, monkeypatch, 1)
     schedule, tries = ticks.schedule(EACH_SECOND), []
 
     def launch() -> Running:
@@ -238,7 +272,7 @@ def listening(code: int = 200) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/hooks/s3cret", posted
     finally:

@@ -6,12 +6,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from tests.lakes import FakeLake
-from tests.statements import sql, wide_lake
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> FakeLake:
-    return wide_lake(tmp_path_factory.mktemp("wide"))
+from tests.statements import sql
 
 
 @pytest.mark.parametrize(

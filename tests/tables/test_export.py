@@ -23,6 +23,7 @@ from pipeline.exports import choice, flat, tars
 from pipeline.exports.asked import FLAT, Export, Exported
 from pipeline.read import Reject
 from tests.lakes import DIMENSION, HOSTILE, FakeLake, captioned, jpeg
+from tests.moulds import Moulds
 from tests.shards import picture, read, samples
 
 READERS = {
@@ -32,14 +33,18 @@ READERS = {
 }
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> FakeLake:
+def fifty(folder: Path) -> FakeLake:
     """40 pictures with one caption each, 10 with three; picture 3 stands in both tars."""
-    lake = FakeLake(tmp_path)
+    lake = FakeLake(folder)
     lake.add("00000.tar", captioned(20))
     lake.add("00001.tar", [*captioned(20, start=20), (jpeg(3), ["caption 3 again"])])
     lake.add("00000.tar", captioned(10, start=40, captions=3), dataset="second")
     return lake.write()
+
+
+@pytest.fixture
+def lake(moulds: Moulds) -> FakeLake:
+    return moulds.cast(fifty)
 
 
 def exported(lake: FakeLake, name: str, **asked: Any) -> Exported:

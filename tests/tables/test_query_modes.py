@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, InputError, TableError
 from pipeline.index import Tuned, keep_tuned
 from pipeline.retrieval import fulltext, nearest
 from tests.lakes import FakeLake, captioned, image_vector, jpeg, match_of, pair_vector, rgb_of, text_vector, unit
+from tests.moulds import Moulds
 from tests.shards import Squares, picture
 
 Row = dict[str, Any]
@@ -31,14 +32,18 @@ def said(i: int, c: int) -> str:
     return f"{COLOURS[i % 5]} cat {i}" + " and dog" * (i % 3 == 0) + " again" * c
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> FakeLake:
+def forty(folder: Path) -> FakeLake:
     """40 pictures, the second half with three captions each; two files hold one picture."""
-    lake = FakeLake(tmp_path)
+    lake = FakeLake(folder)
     lake.add("00000.tar", [(jpeg(i), [said(i, 0)]) for i in range(20)])
     lake.add("00001.tar", [(jpeg(i), [said(i, c) for c in range(3)]) for i in range(20, 40)])
     lake.add("00002.tar", [(jpeg(7), ["the seventh again"])])
     return lake.write(vectors=ALL)
+
+
+@pytest.fixture
+def lake(moulds: Moulds) -> FakeLake:
+    return moulds.cast(forty)
 
 
 def ids(hits: Any) -> list[str]:
@@ -101,14 +106,19 @@ def test_pages_of_an_answer_are_the_answer(lake: FakeLake, mode: str, one_per_im
     assert ids(lake.search("red cat", limit=7, offset=1000, **options)) == []
 
 
-@pytest.mark.parametrize("limit", [1, 2, 5, 11, 12, 13, 20])
-def test_ties_are_in_the_order_of_sha256_whatever_the_limit(tmp_path: Path, limit: int) -> None:
-    lake = FakeLake(tmp_path)
+def tied(folder: Path) -> FakeLake:
+    """Twelve of 30 pictures have one vector."""
+    lake = FakeLake(folder)
     lake.add("00000.tar", captioned(30, captions=2))
-    for row in lake.rows[20:44]:  # of twelve pictures
+    for row in lake.rows[20:44]:
         row["image_embedding"] = lake.rows[20]["image_embedding"]
     lake.rows.reverse()  # of a picture, the first caption lies last
-    lake.write()
+    return lake.write()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 11, 12, 13, 20])
+def test_ties_are_in_the_order_of_sha256_whatever_the_limit(moulds: Moulds, limit: int) -> None:
+    lake = moulds.cast(tied)
     vector = text_vector("x")
     assert len({d for d, _ in lake.nearest(vector)}) == 19
     assert ids(lake.search("x", limit=limit)) == of(lake.nearest(vector)[:limit])
@@ -224,10 +234,9 @@ def test_search_of_an_older_version_finds_what_was_there(lake: FakeLake) -> None
         lake.search("two cats", version="second")
 
 
-@pytest.fixture
-def large(tmp_path: Path) -> FakeLake:
+def partitioned(folder: Path) -> FakeLake:
     """1,200 rows of 400 pictures with an index of 16 partitions."""
-    lake = FakeLake(tmp_path)
+    lake = FakeLake(folder)
     image = picture(0)
     lake.add("00000.tar", [(image, ["x"])])
     rng, base = np.random.default_rng(0), lake.rows.pop()
@@ -239,6 +248,11 @@ def large(tmp_path: Path) -> FakeLake:
     lake.write()
     lance.dataset(lake.database.path()).create_index("image_embedding", "IVF_FLAT", metric="cosine", num_partitions=16)
     return lake
+
+
+@pytest.fixture
+def large(moulds: Moulds) -> FakeLake:
+    return moulds.cast(partitioned)
 
 
 def test_index_is_passed_over_by_exact_and_looked_into_as_deep_as_told(large: FakeLake) -> None:
@@ -299,21 +313,25 @@ def bm25(lake: FakeLake, words: str) -> list[tuple[float, Row]]:
     return [*best.values()]
 
 
-@pytest.fixture
-def worded(tmp_path: Path) -> FakeLake:
+def few_words(folder: Path) -> FakeLake:
     """Captions of which neither the index's stemming nor its stop words change anything."""
-    lake = FakeLake(tmp_path)
+    lake = FakeLake(folder)
     tail = ("bar bar", "kumquat", "bar zoo kumquat")
     texts = [[f"{COLOURS[i % 5]} n{i} {tail[i % 3]}", f"n{i} n{i} kumquat"][: 1 + i % 2] for i in range(30)]
     lake.add("00000.tar", [(jpeg(i), captions) for i, captions in enumerate(texts)])
     return lake.write()
 
 
+def few_words_indexed(folder: Path) -> FakeLake:
+    lake = few_words(folder)
+    lance.dataset(lake.database.path()).create_scalar_index("caption", "INVERTED")
+    return lake
+
+
 @pytest.mark.parametrize("indexed", [False, True])
 @pytest.mark.parametrize("words", ["red", "red kumquat", "bar", "zoo n7 blue", "N7"])
-def test_full_text_equals_bm25_by_hand(worded: FakeLake, words: str, indexed: bool) -> None:
-    if indexed:
-        lance.dataset(worded.database.path()).create_scalar_index("caption", "INVERTED")
+def test_full_text_equals_bm25_by_hand(moulds: Moulds, words: str, indexed: bool) -> None:
+    worded = moulds.cast(few_words_indexed if indexed else few_words)
     hits = worded.search(words, mode="fulltext", limit=40)
     wanted = bm25(worded, words.lower())
     assert len(hits) == len(wanted) > 0
@@ -326,11 +344,15 @@ def test_full_text_equals_bm25_by_hand(worded: FakeLake, words: str, indexed: bo
 TEXTS = ["Two Cats on a couch", "a CAT!", "the café", "running dogs", "dogs run", "naïve cat-like dog", "", "Ünder"]
 
 
-@pytest.mark.parametrize("words", ["cats", "CAT", "cafe", "run", "under", "two dogs", "the", "!?", "cats " * 2000])
-def test_full_text_is_the_same_with_and_without_an_index(tmp_path: Path, words: str) -> None:
-    lake = FakeLake(tmp_path)
+def eight_texts(folder: Path) -> FakeLake:
+    lake = FakeLake(folder)
     lake.add("00000.tar", [(jpeg(i), [text]) for i, text in enumerate(TEXTS)])
-    lake.write()
+    return lake.write()
+
+
+@pytest.mark.parametrize("words", ["cats", "CAT", "cafe", "run", "under", "two dogs", "the", "!?", "cats " * 2000])
+def test_full_text_is_the_same_with_and_without_an_index(moulds: Moulds, words: str) -> None:
+    lake = moulds.cast(eight_texts)
     without = lake.search(words, mode="fulltext").table.select(["id", "_score"]).to_pydict()
     files = {str(p) for p in lake.folder.rglob("*")}
     lance.dataset(lake.database.path()).create_scalar_index("caption", "INVERTED")

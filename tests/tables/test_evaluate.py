@@ -17,6 +17,7 @@ from pipeline.errors import BridgelakeError, ConfigError, ContractError, FetchEr
 from pipeline.evaluate import Evaluation, EvaluationModel, Report, evaluate
 from pipeline.evaluation import matching, pairs
 from tests.lakes import CONTRACT, FakeEncoder, FakeLake, captioned, image_vector, jpeg, rgb_of, text_vector
+from tests.moulds import Moulds
 from tests.shards import Squares, members, write_tar
 
 
@@ -71,14 +72,18 @@ class Evaluated:
         return itc, itm
 
 
-@pytest.fixture
-def evaluated(tmp_path: Path) -> Evaluated:
+def sixty(folder: Path) -> Evaluated:
     """40 pictures with one caption each and 20 with three, in three shards; one of them stands in two shards."""
-    lake = FakeLake(tmp_path)
+    lake = FakeLake(folder)
     lake.add("00000.tar", captioned(20))
     lake.add("00001.tar", [*captioned(20, start=20), (jpeg(3), ["caption 3 again"])])
     lake.add("00002.tar", captioned(20, start=40, captions=3))
     return Evaluated(lake.write(), Encoder())
+
+
+@pytest.fixture
+def evaluated(moulds: Moulds) -> Evaluated:
+    return moulds.cast(sixty)
 
 
 def figures(report: Report) -> tuple[list[float], list[float]]:

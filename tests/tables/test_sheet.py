@@ -20,6 +20,7 @@ from pipeline.retrieval.hits import Hits
 from pipeline.retrieval.panels import panel
 from pipeline.retrieval.sheet import page, write_sheet
 from tests.lakes import HOSTILE, FakeLake, captioned
+from tests.moulds import Moulds
 from tests.shards import encoded, picture
 
 
@@ -39,13 +40,17 @@ class Elements(HTMLParser):
         self.text += data
 
 
-@pytest.fixture
-def hostile(tmp_path: Path) -> Hits:
-    lake = FakeLake(tmp_path)
+def hostile_captions(folder: Path) -> FakeLake:
+    lake = FakeLake(folder)
     large = encoded(Image.effect_noise((900, 600), 80).convert("RGB"), "PNG")
     lake.add("00000.tar", [(large if i == 0 else picture(i), [text]) for i, text in enumerate(HOSTILE)])
     lake.rows[1] |= {"key": "<b>key</b>", "shard": "00000.tar"}
-    return lake.write().search("two <i>cats</i> & \x1b[31mdogs", where="width > 3 -- <u>")
+    return lake.write()
+
+
+@pytest.fixture
+def hostile(moulds: Moulds) -> Hits:
+    return moulds.cast(hostile_captions).search("two <i>cats</i> & \x1b[31mdogs", where="width > 3 -- <u>")
 
 
 def test_page_holds_small_pictures_and_nothing_from_anywhere_else(hostile: Hits) -> None:

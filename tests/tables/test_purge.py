@@ -16,16 +16,17 @@ from pipeline.upkeep.delete import Deleted, Extent, delete
 from pipeline.upkeep.orders import Order
 from pipeline.upkeep.verify import verify
 from tests.ingest import Lake, two_runs
-from tests.unit.test_delete import of, sha256, url
+from tests.moulds import Moulds
+from tests.tables.test_delete import of, sha256, url
 
 PURGE = Extent(purge=True)
 ALONE = Extent(purge=True, nobody_writes=True)
 
 
 @pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+def lake(moulds: Moulds, monkeypatch: pytest.MonkeyPatch) -> Lake:
     monkeypatch.setattr(pipeline.upkeep.accounts, "A_MOMENT", 0.0)
-    return two_runs(tmp_path)
+    return moulds.cast(two_runs)
 
 
 def strings(lake: Lake, suffix: str = "") -> set[str]:

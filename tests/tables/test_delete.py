@@ -17,20 +17,25 @@ from pipeline.upkeep.delete import Deleted, Extent, delete
 from pipeline.upkeep.orders import Order
 from pipeline.upkeep.verify import verify
 from tests.ingest import Lake
+from tests.moulds import Moulds
 from tests.shards import members, write_tar
 
 Counts = tuple[int, int, int, int]
 
 
-@pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
-    """Two shards by one run: 5 rows and 2 rejects each, of pictures 0 to 6 and 10 to 16."""
-    monkeypatch.setattr(pipeline.upkeep.accounts, "A_MOMENT", 0.0)
-    lake = Lake(tmp_path)
+def two_shards(folder: Path) -> Lake:
+    """By one run: 5 rows and 2 rejects each, of pictures 0 to 6 and 10 to 16."""
+    lake = Lake(folder)
     for i in range(2):
         lake.write(f"{i}.tar", 10 * i, 5, 2)
     lake.run("0.tar", "1.tar")
     return lake
+
+
+@pytest.fixture
+def lake(moulds: Moulds, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    monkeypatch.setattr(pipeline.upkeep.accounts, "A_MOMENT", 0.0)
+    return moulds.cast(two_shards)
 
 
 def url(number: int) -> str:

@@ -8,10 +8,11 @@ import psutil
 import pytest
 
 from pipeline.errors import ConfigError, LimitError
+from pipeline.sql import limits
 from pipeline.sql.engine import Statement, reading
 from pipeline.sql.limits import Limits, Timed
 from tests.lakes import FakeLake
-from tests.statements import rows, sql, wide_lake
+from tests.statements import rows, sql
 
 ENDLESS = (
     "SELECT count(*) FROM samples a, samples b, samples c WHERE a.caption || b.caption <> c.caption",
@@ -27,11 +28,6 @@ GREEDY = (
 )
 
 
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> FakeLake:
-    return wide_lake(tmp_path_factory.mktemp("wide"))
-
-
 @pytest.mark.parametrize("statement", ENDLESS)
 def test_limits_end_a_statement_that_takes_too_long(wide: FakeLake, statement: str) -> None:
     started = time.monotonic()
@@ -41,8 +37,8 @@ def test_limits_end_a_statement_that_takes_too_long(wide: FakeLake, statement: s
     me, deadline = psutil.Process(), time.monotonic() + 20
     while True:  # what it began has ended once the processor rests
         before = sum(me.cpu_times()[:2])
-        time.sleep(0.5)
-        if sum(me.cpu_times()[:2]) - before < 0.2:
+        time.sleep(0.25)
+        if sum(me.cpu_times()[:2]) - before < 0.1:
             return
         assert time.monotonic() < deadline
 
@@ -96,7 +92,8 @@ def test_limits_refuse_what_makes_no_sense(options: dict[str, float], said: str)
         Limits(**options)
 
 
-def test_limits_hold_for_what_cannot_be_cancelled() -> None:
+def test_limits_hold_for_what_cannot_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_ENDING", 0.2)
     started = time.monotonic()
     with pytest.raises(LimitError), Timed(Limits(seconds=0.2)) as timed:
         timed.run(lambda: time.sleep(3))

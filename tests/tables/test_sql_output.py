@@ -15,14 +15,9 @@ from pipeline.sql.engine import Statement, reading
 from pipeline.sql.limits import Limits
 from pipeline.sql.output import check_format, show, write_rows
 from tests.lakes import HOSTILE, FakeLake
-from tests.statements import frame, wide_lake
+from tests.statements import frame
 
 STATEMENT = "SELECT id, width, similarity, safe, image_embedding, caption FROM samples ORDER BY id"
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> FakeLake:
-    return wide_lake(tmp_path_factory.mktemp("wide"))
 
 
 def written(lake: FakeLake, text: str, format_: str, path: Path) -> int:
@@ -61,7 +56,7 @@ def test_output_of_every_kind_of_value_can_be_written(wide: FakeLake, tmp_path: 
 
 
 def test_output_takes_its_name_only_when_it_is_whole(wide: FakeLake, tmp_path: Path) -> None:
-    slow = Statement("SELECT a.id FROM samples a, samples b, samples c", limits=Limits(seconds=1))
+    slow = Statement("SELECT a.id FROM samples a, samples b, samples c", limits=Limits(seconds=0.5))
     with pytest.raises(Exception, match="took longer"), reading(wide.database, slow, lambda: wide.model) as batches:
         write_rows(batches, "csv", str(tmp_path / "a.csv"))
     assert list(tmp_path.iterdir()) == []

@@ -23,15 +23,16 @@ from pipeline.upkeep.findings import Findings
 from pipeline.upkeep.verify import verify
 from tests.fakes import CONTRACT, fake_model
 from tests.ingest import Lake, two_runs
+from tests.moulds import Moulds
 
 AT_ONCE = Limits(timedelta(0), nobody_writes=True)
 Break = Callable[[Lake], object]
 
 
 @pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+def lake(moulds: Moulds, monkeypatch: pytest.MonkeyPatch) -> Lake:
     monkeypatch.setattr(pipeline.upkeep.accounts, "A_MOMENT", 0.0)
-    return two_runs(tmp_path)
+    return moulds.cast(two_runs)
 
 
 def look(lake: Lake, mend: bool = False, sample: int = 0) -> Findings:

@@ -9,16 +9,21 @@ import pytest
 from pipeline.database import Database
 from pipeline.errors import TableError
 from pipeline.versions import ranges
+from tests.moulds import Moulds
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    """Three versions, the second tagged."""
-    database = Database(str(tmp_path), "laion")
+def three_versions(folder: Path) -> Database:
+    """The second tagged."""
+    database = Database(str(folder), "laion")
     for i in range(3):
         lance.write_dataset(pa.table({"a": [i]}), database.path(), mode="append")
     lance.dataset(database.path()).tags.create("live", 2)
     return database
+
+
+@pytest.fixture
+def database(moulds: Moulds) -> Database:
+    return moulds.cast(three_versions)
 
 
 @pytest.mark.parametrize(("version", "rows"), [(None, 3), (1, 1), ("2", 2), ("live", 2)])

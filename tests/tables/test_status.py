@@ -16,8 +16,8 @@ from pipeline.indexes.work import index
 from pipeline.status import Status, read_status
 from pipeline.ticks.book import Outcome, begin, end, plan
 from pipeline.ticks.cron import Cron
+from tests.tables.test_ticks import fails
 from tests.ticking import Ticking
-from tests.unit.test_ticks import fails
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,6 @@ from tests.statements import ROWS, frame, rows, sql, wide_lake
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> FakeLake:
-    return wide_lake(tmp_path_factory.mktemp("wide"))
-
-
-@pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> FakeLake:
     """40 pictures in two shards, those of the second with three captions each."""
     lake = FakeLake(tmp_path_factory.mktemp("sql"))

@@ -25,7 +25,7 @@ from lance.fragment import FragmentMetadata, write_fragments
 
 from pipeline.errors import CommitConflictError, TableError
 from pipeline.removal import Removal, touch
-from pipeline.stores.retry import patiently
+from pipeline.stores.retry import Tries, patiently
 from pipeline.stores.storage import redact
 from pipeline.versions import at_version
 
@@ -145,13 +145,18 @@ class Database:
                         return
                 self.swap(suffix, base, rows.schema, fragments, {_TOKEN: token})
 
-    def write(self, suffix: str, rows: pa.Table) -> list[str]:
+    def write(self, suffix: str, rows: pa.Table, tries: Tries | None = None) -> list[str]:
         """Write rows as fragments that no version holds yet.
+
+        Args:
+            suffix: of the table.
+            rows: all of them.
+            tries: counts how often it was begun anew; what Lance repeats of single requests is not told.
 
         Returns:
             The fragments' metadata as JSON, for `swap`.
         """
-        for attempt in patiently(TableError):
+        for attempt in (tries or Tries()).patiently(TableError):
             with attempt, naming("write to", self.path(suffix)):
                 fragments = write_fragments(
                     rows,

@@ -24,7 +24,7 @@ from pipeline.pump import Pump
 from pipeline.records import Outcome, SliceRecord
 from pipeline.shards import Slice, shard_of
 from pipeline.watch.busy import Busy
-from pipeline.watch.events import INFER, WRITE, Retried, Worked
+from pipeline.watch.events import INFER, READ, WRITE, Retried, Worked
 from pipeline.watch.losses import Losses
 from pipeline.watch.progress import Counts, Observer
 from pipeline.watch.watchdog import WRITING, Watchdog
@@ -158,6 +158,7 @@ class Follow:
                 self._ends[part.attempt] = part.end
                 self.busy.was_read(part.end.seconds, part.end.work)
                 self._journal.read(part.attempt, part.end.seconds)
+                self._asked_again(READ, part.attempt, part.end.asked_again)
         if not self._again:
             self._losses.check()
         self._ready += self._gather.add(block, parts)
@@ -189,6 +190,7 @@ class Follow:
         for report in reports:
             self.busy.write += report.seconds
             self._journal.tell(Worked(WRITE, report.seconds))
+            self._asked_again(WRITE, report.attempt, report.asked_again)
             if report.attempt not in self._left:
                 continue  # its slice has failed by an earlier part
             end = self._ends.get(report.attempt)
@@ -199,6 +201,12 @@ class Follow:
             else:
                 if whole:
                     self._close(report.attempt)
+
+    def _asked_again(self, stage: str, attempt: str, times: int) -> None:
+        """A reader or writer that came to its end had to ask its store again so often."""
+        if times:
+            self.busy.asked_again += times
+            self._journal.tell(Retried(stage, "error", times, self.slices[attempt].shard.path))
 
     def _fail(self, errors: Mapping[str, str], outcome: Outcome) -> None:
         """Slices that were not finished: because of the shard (`failed`), or of something else (`lost`)."""

@@ -43,6 +43,7 @@ class End:
     fingerprint: str | None = None
     outcome: str | None = None  # if it could not be read to its end: whose fault that is
     work: Work | None = None
+    asked_again: int = 0  # how often the store was, after an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,8 @@ def inspect_block(block: pa.Table) -> tuple[list[Part], Calls]:
     """What a block holds, slice by slice; small enough to be sent to the driver."""
     kinds = block["kind"]
     calls = block.filter(pc.equal(kinds, Kind.CALL))
-    rows = block.select(
-        ["kind", "attempt", "position", "reason", "pairs", "detail", "seconds", "fingerprint", "at_work"]
-    )
-    rows = rows.filter(pc.not_equal(kinds, Kind.CALL))
+    told = ["reason", "pairs", "detail", "seconds", "fingerprint", "at_work", "asked_again"]
+    rows = block.select(["kind", "attempt", "position", *told]).filter(pc.not_equal(kinds, Kind.CALL))
     parts = [_part(attempt.as_py(), rows) for attempt in pc.unique(rows["attempt"])]
     seconds = pc.sum(calls["seconds"]).as_py() or 0.0
     works = tuple(Work(**each) for each in calls["at_work"].to_pylist() if each)
@@ -85,7 +84,8 @@ def _part(attempt: str, rows: pa.Table) -> Part:
 
 def _end(row: dict[str, Any]) -> End:
     at = Work(**row["at_work"]) if row["at_work"] else None
-    return End(row["pairs"], row["detail"], row["seconds"] or 0.0, row["fingerprint"], row["reason"], at)
+    seconds, asked_again = row["seconds"] or 0.0, row["asked_again"] or 0
+    return End(row["pairs"], row["detail"], seconds, row["fingerprint"], row["reason"], at, asked_again)
 
 
 def positions_of(rows: pa.Table) -> Positions:

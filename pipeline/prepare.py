@@ -17,7 +17,7 @@ from pipeline.read import Caption, Fingerprint, Place, Reject, Sample, read_slic
 from pipeline.records import Outcome
 from pipeline.schema import Kind, prepared_schema
 from pipeline.shards import Slice
-from pipeline.stores.retry import GaveUpError, causes
+from pipeline.stores.retry import GaveUpError, Tries, causes
 from pipeline.stores.storage import explain
 from pipeline.watch.busy import work
 
@@ -35,14 +35,14 @@ def prepare_slice(
     A shard that cannot be read to its end is an end record with the error in `detail` and null `pairs`, never
     an exception: the other shards go on.
     """
-    schema, fingerprint = prepared_schema(config.keep), Fingerprint()
+    schema, fingerprint, tries = prepared_schema(config.keep), Fingerprint(), Tries()
     where = {"slice": slice.name, "attempt": attempt, "shard": slice.shard.path}
     rows: list[Row] = []
     pairs, size, seconds, clock = 0, 0, 0.0, time.perf_counter()
     began, first = time.time(), clock
     end: Row = {"kind": Kind.END}
     try:
-        for read in read_slice(slice, config, fingerprint):
+        for read in read_slice(slice, config, fingerprint, tries):
             if (wanted := _wanted(read, slice)) is None:
                 continue
             pairs += 1 if isinstance(wanted, Reject) else len(wanted.captions)
@@ -64,7 +64,7 @@ def prepare_slice(
     except Exception as error:  # noqa: BLE001  # whatever it is, this shard is named, and does not stop the others
         rows = []
         end |= {"detail": f"{slice.shard.uri}: {explain(error)}", "reason": Outcome.FAILED}
-    end["seconds"] = seconds + time.perf_counter() - clock
+    end |= {"seconds": seconds + time.perf_counter() - clock, "asked_again": tries.again}
     end["at_work"] = work(began, time.perf_counter() - first)
     yield _table([*rows, end], where, schema)
 

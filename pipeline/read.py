@@ -15,6 +15,7 @@ from pipeline.samples import Caption, Fingerprint, Judge, Place, Reject, Sample,
 from pipeline.schema import embedded_schema, prepared_schema
 from pipeline.shards import Format, Shard, Slice, sniff
 from pipeline.stores.ranged import read_ahead
+from pipeline.stores.retry import Tries
 from pipeline.stores.storage import FIRST_BYTES, open_shard, reading
 from pipeline.tar import tar_samples
 
@@ -24,19 +25,22 @@ _OTHER_COLUMNS = ("id", "run_id")
 __all__ = ["Caption", "Fingerprint", "Place", "Reject", "Sample", "read_slice", "resolve_keep"]
 
 
-def read_slice(slice: Slice, config: ReadConfig, fingerprint: Fingerprint | None = None) -> Iterator[Sample | Reject]:
+def read_slice(
+    slice: Slice, config: ReadConfig, fingerprint: Fingerprint | None = None, tries: Tries | None = None
+) -> Iterator[Sample | Reject]:
     """Stream a slice's pairs, each at one of the positions 0..n-1, in the same order at every reading.
 
     Args:
         slice: which one.
         config: how to read it.
         fingerprint: takes in all that was read.
+        tries: counts how often the store was asked again.
 
     Raises:
         ShardError: the shard cannot be read to its end.
     """
     shard = slice.shard
-    with reading(shard.uri), _opened(shard) as (file, format):
+    with reading(shard.uri), _opened(shard, tries) as (file, format):
         if format != Format.PARQUET:
             judge = Judge(config, fingerprint=fingerprint)
             read_ahead(file)
@@ -52,9 +56,9 @@ def read_slice(slice: Slice, config: ReadConfig, fingerprint: Fingerprint | None
 
 
 @contextmanager
-def _opened(shard: Shard) -> Iterator[tuple[BinaryIO, Format]]:
+def _opened(shard: Shard, tries: Tries | None = None) -> Iterator[tuple[BinaryIO, Format]]:
     """The shard's file, and what it is by its first bytes."""
-    with open_shard(shard.uri, shard.size, shard.etag) as file:
+    with open_shard(shard.uri, shard.size, shard.etag, tries) as file:
         first = file.read(FIRST_BYTES)
         file.seek(0)
         format = sniff(first)

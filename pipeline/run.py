@@ -224,6 +224,7 @@ class Run:
             version=committer.version,
             taken_down=tally.taken_down,
             at_work=busy.shares(),
+            asked_again=busy.asked_again,
         )
 
     def _keep(self, place: Place, summary: Summary) -> Summary:

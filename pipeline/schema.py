@@ -78,6 +78,7 @@ REPORT = [
     pa.field("seconds", pa.float64()),
     pa.field("fingerprint", pa.string()),  # of an end record: of all that was read
     pa.field("at_work", AT_WORK),
+    pa.field("asked_again", pa.int64()),  # of an end record: how often the store was, after an error
 ]
 
 # A sample's captions; its pairs are at consecutive positions less those rejected while reading.

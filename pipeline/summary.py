@@ -38,6 +38,7 @@ class Summary:
     taken_down: int = 0
     report: str = ""  # where the page is; empty if there is none
     at_work: dict[str, Share] = field(default_factory=dict)  # stage -> its workers, and the share of their time
+    asked_again: int = 0  # how often readers and writers asked a store again, after an error
 
     @property
     def pairs(self) -> int:
@@ -73,6 +74,8 @@ class Summary:
             f"busy: {'; '.join([busy, *self._shares()])}",
             f"{self.table} is at version {self.version}, {self.commits} commits by this run",
         ]
+        if self.asked_again:
+            lines.append(f"readers and writers asked their store again, after an error, {self.asked_again} times")
         lines += [
             f"failed: {error}" if name in error else f"failed: {name}: {error}" for name, error in self.failures.items()
         ]

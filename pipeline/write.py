@@ -11,6 +11,7 @@ from pipeline.database import Database
 from pipeline.gather import Positions, positions_of
 from pipeline.samples import row_id
 from pipeline.schema import REJECTS, Kind
+from pipeline.stores.retry import Tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Report:
     seconds: float
     parts: int  # as the job's
     taken_down: int = 0
+    asked_again: int = 0  # how often the store was, after an error
 
 
 def write_jobs(target: Target, jobs: list[Job], *blocks: pa.Table) -> list[Report]:
@@ -54,7 +56,7 @@ def write_jobs(target: Target, jobs: list[Job], *blocks: pa.Table) -> list[Repor
 
 
 def _write(target: Target, job: Job, blocks: list[pa.Table]) -> Report:
-    began = time.perf_counter()
+    began, tries = time.perf_counter(), Tries()
     rows = _chosen(job, blocks)
     fragments: list[str] = []
     positions, embedded, truncated, taken = np.empty(0, dtype=np.int64), 0, 0, 0
@@ -65,9 +67,19 @@ def _write(target: Target, job: Job, blocks: list[pa.Table]) -> Report:
         embedded, truncated, taken = len(pairs), pc.sum(pairs["truncated"]).as_py() or 0, len(gone)
         rejects = _rejects(target, rejected)
         if embedded:
-            fragments = target.database.write("", _rows(target, pairs))
-    seconds = time.perf_counter() - began
-    return Report(job.attempt, tuple(fragments), positions, embedded, truncated, rejects, seconds, job.parts, taken)
+            fragments = target.database.write("", _rows(target, pairs), tries)
+    return Report(
+        attempt=job.attempt,
+        fragments=tuple(fragments),
+        positions=positions,
+        embedded=embedded,
+        truncated=truncated,
+        rejects=rejects,
+        seconds=time.perf_counter() - began,
+        parts=job.parts,
+        taken_down=taken,
+        asked_again=tries.again,
+    )
 
 
 def _chosen(job: Job, blocks: list[pa.Table]) -> pa.Table | None:

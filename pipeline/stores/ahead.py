@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Protocol
 
-from pipeline.stores.retry import may_pass
+from pipeline.stores.retry import Tries, may_pass
 
 AHEAD = 2  # blocks, each by a connection of its own
 
@@ -38,16 +38,18 @@ class Ahead:
     one block at a time, so what was asked for in vain takes no further memory.
     """
 
-    def __init__(self, connect: Callable[[], Source], size: int, stop: int) -> None:
+    def __init__(self, connect: Callable[[], Source], size: int, stop: int, tries: Tries) -> None:
         """Ask for nothing yet.
 
         Args:
             connect: a new source.
             size: of a block, in bytes.
             stop: no byte is asked for from here on.
+            tries: counts how often the reader has to ask again.
         """
         self._size = size
         self._stop = stop
+        self._tries = tries
         self._connections = [(connect(), ThreadPoolExecutor(1, "ahead")) for _ in range(AHEAD)]
         self._turns = cycle(self._connections)
         self._blocks: deque[_Block] = deque()
@@ -68,6 +70,7 @@ class Ahead:
         except Exception as error:
             self._blocks.popleft()
             if may_pass(error):
+                self._tries.again += 1
                 return b""
             raise
         found = memoryview(data)[at - block.start :][:count]

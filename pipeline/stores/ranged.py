@@ -7,7 +7,7 @@ from typing import BinaryIO, cast
 
 from pipeline.errors import ShardError
 from pipeline.stores.ahead import Ahead
-from pipeline.stores.retry import call, causes, status_of
+from pipeline.stores.retry import Tries, causes, status_of
 
 BLOCK = 8 * 2**20  # bytes of one request: a shard is read once, from front to back
 _CHANGED = 412  # HTTP: the file is no longer the one that the request named by its ETag
@@ -26,7 +26,7 @@ class Opened:
 Opening = Callable[[], Opened]
 
 
-def buffered(uri: str, opening: Opening) -> tuple[BinaryIO, Opened]:
+def buffered(uri: str, opening: Opening, tries: Tries | None = None) -> tuple[BinaryIO, Opened]:
     """Open a file for reading in blocks, each asked for until it comes.
 
     Memory stays at a block or two, and AHEAD more of a file that is read ahead.
@@ -34,11 +34,12 @@ def buffered(uri: str, opening: Opening) -> tuple[BinaryIO, Opened]:
     Args:
         uri: to name in errors.
         opening: opens the file, and may be called again.
+        tries: counts how often the store was asked again.
 
     Raises:
         ShardError: from a later read: the file was changed meanwhile.
     """
-    raw = _Ranged(uri, opening, call(opening))
+    raw = _Ranged(uri, opening, tries or Tries())
     return cast(BinaryIO, io.BufferedReader(raw, min(BLOCK, max(1, raw.opened.size)))), raw.opened
 
 
@@ -57,11 +58,12 @@ def read_ahead(file: BinaryIO, stop: int | None = None) -> None:
 
 
 class _Ranged(io.RawIOBase):
-    def __init__(self, uri: str, opening: Opening, opened: Opened) -> None:
+    def __init__(self, uri: str, opening: Opening, tries: Tries) -> None:
         self._uri = uri
         self._opening = opening
-        self.opened = opened
-        self._source = _Source(uri, opening, opened, opened.file)
+        self._tries = tries
+        self.opened = tries.call(opening)
+        self._source = _Source(uri, opening, self.opened, self.opened.file)
         self._ahead: Ahead | None = None
         self._at = 0
         self._end = -1  # of what was read last
@@ -88,7 +90,7 @@ class _Ranged(io.RawIOBase):
             return 0
         early = self._ahead.take(self._at, count) if self._ahead else b""
         goes_on = bool(early) or self._at == self._end
-        data = early or call(self._source.fetch, self._at, count)
+        data = early or self._tries.call(self._source.fetch, self._at, count)
         buffer[: len(data)] = data
         count = len(data)
         self._at = self._end = self._at + count
@@ -103,7 +105,7 @@ class _Ranged(io.RawIOBase):
     def read_ahead(self, stop: int | None) -> None:
         if self.opened.by_threads and self._ahead is None:
             stop = self.opened.size if stop is None else min(stop, self.opened.size)
-            self._ahead = Ahead(lambda: _Source(self._uri, self._opening, self.opened), BLOCK, stop)
+            self._ahead = Ahead(lambda: _Source(self._uri, self._opening, self.opened), BLOCK, stop, self._tries)
 
     def close(self) -> None:
         ahead, self._ahead = self._ahead, None

@@ -9,9 +9,17 @@ import errno
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
-from tenacity import RetryError, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    RetryError,
+    Retrying,
+    retry_if_exception,
+    stop_before_delay,
+    wait_random_exponential,
+)
 
 from pipeline.errors import BridgelakeError, CommitConflictError
 
@@ -65,6 +73,46 @@ class GaveUpError(RuntimeError):
         return f"{self._last} ({self.effort})"
 
 
+@dataclass(slots=True)
+class Tries:
+    """Tries of somebody who wants to know how often he had to ask again."""
+
+    again: int = 0
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As the function `call`."""
+        started = time.monotonic()
+        try:
+            return self._retrying(may_pass, FIRST_WAIT)(function, *args, **kwargs)
+        except RetryError as error:
+            last = error.last_attempt.exception()
+            tries = error.last_attempt.attempt_number
+            raise GaveUpError(tries, time.monotonic() - started, f"{type(last).__name__}: {last}") from last
+
+    def patiently(self, *kinds: type[BridgelakeError]) -> Retrying:
+        """As the function `patiently`."""
+
+        def worth_it(error: BaseException) -> bool:
+            passing = isinstance(error, CommitConflictError) or error.__cause__ is None or may_pass(error.__cause__)
+            return isinstance(error, kinds) and passing
+
+        return self._retrying(worth_it, FIRST_CONFLICT_WAIT, reraise=True)
+
+    def _retrying(
+        self, worth_it: Callable[[BaseException], bool], first_wait: float, reraise: bool = False
+    ) -> Retrying:
+        return Retrying(
+            retry=retry_if_exception(worth_it),
+            wait=wait_random_exponential(multiplier=first_wait, max=LONGEST_WAIT),
+            stop=stop_before_delay(DEADLINE),
+            before_sleep=self._count,
+            reraise=reraise,
+        )
+
+    def _count(self, state: RetryCallState) -> None:
+        self.again += 1
+
+
 def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that may be called again after an error, until it returns.
 
@@ -72,13 +120,7 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         GaveUpError: the deadline has passed.
         Exception: the function's own, where another try is not worth it.
     """
-    started = time.monotonic()
-    try:
-        return _retrying(may_pass, FIRST_WAIT)(function, *args, **kwargs)
-    except RetryError as error:
-        last = error.last_attempt.exception()
-        tries = error.last_attempt.attempt_number
-        raise GaveUpError(tries, time.monotonic() - started, f"{type(last).__name__}: {last}") from last
+    return Tries().call(function, *args, **kwargs)
 
 
 def patiently(*kinds: type[BridgelakeError]) -> Retrying:
@@ -88,21 +130,7 @@ def patiently(*kinds: type[BridgelakeError]) -> Retrying:
     worth another try; another error of these kinds is if what it was raised from may pass. The last one is raised as
     it is.
     """
-
-    def worth_it(error: BaseException) -> bool:
-        passing = isinstance(error, CommitConflictError) or error.__cause__ is None or may_pass(error.__cause__)
-        return isinstance(error, kinds) and passing
-
-    return _retrying(worth_it, FIRST_CONFLICT_WAIT, reraise=True)
-
-
-def _retrying(worth_it: Callable[[BaseException], bool], first_wait: float, reraise: bool = False) -> Retrying:
-    return Retrying(
-        retry=retry_if_exception(worth_it),
-        wait=wait_random_exponential(multiplier=first_wait, max=LONGEST_WAIT),
-        stop=stop_before_delay(DEADLINE),
-        reraise=reraise,
-    )
+    return Tries().patiently(*kinds)
 
 
 def may_pass(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import BridgelakeError, ConfigError, ShardError
 from pipeline.stores.ranged import BLOCK, Opened, buffered
-from pipeline.stores.retry import GaveUpError
+from pipeline.stores.retry import GaveUpError, Tries
 
 FIRST_BYTES = 4096  # enough to tell a gzipped tar from any other gzip
 CONNECT_TIMEOUT = 5  # seconds
@@ -68,8 +68,13 @@ def reading(uri: str) -> Iterator[None]:
         raise ShardError(redact(uri), explain(error)) from error
 
 
-def connect(uri: str) -> tuple[AbstractFileSystem, str]:
-    """The store of a URL or local path, and the path in it. Credentials come from the store's own chain."""
+def connect(uri: str, tries: int | None = None) -> tuple[AbstractFileSystem, str]:
+    """The store of a URL or local path, and the path in it. Credentials come from the store's own chain.
+
+    Args:
+        uri: of a file or folder.
+        tries: that the S3 client itself makes of a request; TRIES unless told.
+    """
     if "://" not in uri:
         local = LocalFileSystem()
         return local, str(local._strip_protocol(uri))
@@ -81,7 +86,7 @@ def connect(uri: str) -> tuple[AbstractFileSystem, str]:
     if "::" in uri:
         raise ConfigError(f"{uri} is a chain of stores: give the URL of the one store that holds the files")
     try:
-        store, path = url_to_fs(uri, **_limits(uri.partition("://")[0]))
+        store, path = url_to_fs(uri, **_limits(uri.partition("://")[0], tries or TRIES))
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{uri} cannot be read: {explain(error)}") from error
     if uri.startswith("s3"):
@@ -89,12 +94,12 @@ def connect(uri: str) -> tuple[AbstractFileSystem, str]:
     return store, str(path)
 
 
-def _limits(protocol: str) -> dict[str, Any]:
+def _limits(protocol: str, tries: int) -> dict[str, Any]:
     """Options that end a call which hangs, beside those of fsspec's own configuration; other stores have theirs."""
     if protocol in ("s3", "s3a"):
         name: str = "config_kwargs"
         limits: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, "read_timeout": READ_TIMEOUT}
-        limits["retries"] = {"total_max_attempts": TRIES}
+        limits["retries"] = {"total_max_attempts": tries}
     elif protocol in ("http", "https"):
         from aiohttp import ClientTimeout  # slow to import, and few need it
 
@@ -134,18 +139,19 @@ def open_file(uri: str) -> BinaryIO:
     return _open(uri)[0]
 
 
-def open_shard(uri: str, size: int, etag: str = "") -> BinaryIO:
+def open_shard(uri: str, size: int, etag: str = "", tries: Tries | None = None) -> BinaryIO:
     """Open a shard for reading.
 
     Args:
         uri: of the shard.
         size: as it was listed, -1 if it was not told.
         etag: as it was listed, empty if it was not told.
+        tries: counts how often the store was asked again; on S3 all tries are then made here, where they are seen.
 
     Raises:
         ShardError: size or ETag are others now; from a later read: it was changed meanwhile.
     """
-    file, now = _open(uri)
+    file, now = _open(uri, tries)
     changed = ""
     if size >= 0 and now.size != size:
         changed = f"{size} bytes then, {now.size} now"
@@ -157,12 +163,12 @@ def open_shard(uri: str, size: int, etag: str = "") -> BinaryIO:
     return file
 
 
-def _open(uri: str) -> tuple[BinaryIO, Opened]:
-    store, path = connect(uri)
+def _open(uri: str, tries: Tries | None = None) -> tuple[BinaryIO, Opened]:
+    store, path = connect(uri, None if tries is None else 1)
     if isinstance(store, LocalFileSystem):
         opened = _opened(store, path)
         return opened.file, opened
-    return buffered(uri, lambda: _opened(store, path))
+    return buffered(uri, lambda: _opened(store, path), tries)
 
 
 def _opened(store: AbstractFileSystem, path: str) -> Opened:

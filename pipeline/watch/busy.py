@@ -35,13 +35,14 @@ class Share:
 
 @dataclass(slots=True)
 class Busy:
-    """Seconds that the stages were busy, added up over all workers, and the model's calls."""
+    """Seconds that the stages were busy, added up over all workers, the model's calls and requests made again."""
 
     read: float = 0.0
     infer: float = 0.0
     write: float = 0.0
     calls: int = 0
     pairs: int = 0
+    asked_again: int = 0
     dtypes: set[str] = field(default_factory=set)
     _slices: tuple["array[float]", "array[float]"] = field(default_factory=lambda: (array("d"), array("d")))
     _actors: dict[str, float] = field(default_factory=dict)  # worker -> when it first computed

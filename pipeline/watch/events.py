@@ -32,7 +32,9 @@ class Retried:
     """A stage does something again."""
 
     stage: str
-    reason: str  # a commit's: conflict, or error; the model's: gpu_lost
+    reason: str  # a commit's: conflict, or error; a reader's or writer's: error; the model's: gpu_lost
+    times: int = 1
+    shard: str | None = None  # of readers and writers
 
 
 @dataclass(frozen=True, slots=True)

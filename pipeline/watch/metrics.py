@@ -70,7 +70,7 @@ class Metrics:
                 _add(self._commits, 1)
                 self._latency.observe(event.seconds)
             case Retried():
-                _add(self._retries, 1, stage=event.stage, reason=event.reason)
+                _add(self._retries, event.times, stage=event.stage, reason=event.reason)
             case Counts():
                 self._share()
 

@@ -96,6 +96,7 @@ class Line:
     actor: Any
     every: float
     head: str = ""  # host:port of the cluster's, where it is known
+    raylet: str = ""  # the socket of Ray's own process on this node
 
     def started(self) -> None:
         """Tell that an actor has loaded its model."""
@@ -126,15 +127,30 @@ class Line:
         except OSError:
             return False
 
+    def outlives_raylet(self, over: threading.Event) -> bool:
+        """Wait until Ray's own process on this node has ended, or all is over; whether it has."""
+        try:
+            with socket.socket(socket.AF_UNIX) as raylet:
+                raylet.settimeout(self.every)
+                raylet.connect(self.raylet)
+                while not over.is_set():
+                    with suppress(TimeoutError):
+                        return not raylet.recv(1)  # it says nothing to a stranger: this is the end
+        except OSError:
+            pass  # no such socket: nothing can be told
+        return False
+
 
 @contextmanager
 def taken(every: float) -> Iterator[Line]:
     """A run's pulse, while the run lasts."""
     context = ray.get_runtime_context()
-    here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)  # dies with the driver
+    node = context.get_node_id()
+    raylet = next(one["RayletSocketName"] for one in ray.nodes() if one["NodeID"] == node)
+    here = NodeAffinitySchedulingStrategy(node, soft=True)  # dies with the driver
     actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Pulse).remote()
     try:
-        yield Line(actor, every, context.gcs_address)
+        yield Line(actor, every, context.gcs_address, raylet)
     finally:
         ray.kill(actor)
 

@@ -86,6 +86,14 @@ class Watchdog:
                 self._say(f"error: {self._verdict}")
                 leave(1)
 
+    def watch_node(self) -> None:
+        """Say that Ray has ended on the driver's own node: it then ends the driver too, without a word."""
+        if self.line.outlives_raylet(self._over) and not self._over.is_set():
+            self._say(
+                "error: Ray's own process on this node (raylet) has ended: was it killed, or memory short? Ray ends "
+                f"this job in less than a minute; {_ON}"
+            )
+
     def close(self) -> None:
         """The run is over."""
         self._over.set()
@@ -156,7 +164,8 @@ def watching(stall_seconds: float, compute: str, say: Say = _on_stderr) -> Itera
     """
     with pulse.taken(every=min(5.0, stall_seconds / 4)) as line:
         dog = Watchdog(line, stall_seconds, compute, say)
-        threading.Thread(target=dog.watch, daemon=True).start()
+        for watch in (dog.watch, dog.watch_node):
+            threading.Thread(target=watch, daemon=True).start()
         try:
             yield dog
         finally:

@@ -25,6 +25,7 @@ KILL = Fault("pipeline.embed:embed_batch", when="after", nth=3)  # an actor, whe
 CONFLICT = Fault(
     "pipeline.committer:commit", "raise", nth=2, error="pipeline.errors:CommitConflictError", says="as if late"
 )
+BUSY = Fault("pipeline.database:write_fragments", "raise", where="dataset_uri.endswith('laion.lance')")  # in a worker
 Samples = dict[tuple[str, ...], float]  # name and our tags -> value
 
 
@@ -65,16 +66,15 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
-    """The job loses an actor and a race for a commit, and one shard is cut off."""
+    """The job loses an actor and a race for a commit, a writer's store has a bad moment, and one shard is cut off."""
     port, folder = free_port(), tmp_path_factory.mktemp("seen")
     shards = make_shards(folder / "shards")
     (shards / "cut.tar").write_bytes((shards / "00000.tar").read_bytes()[:60_000])
     (folder / "head").mkdir()
     with running_head(folder / "head", f"--metrics-export-port={port}") as head:
-        head.place(*waves(), KILL, CONFLICT)
+        head.place(*waves(), KILL, CONFLICT, BUSY)
         job = head.embed(shards, folder / "lake", "--log-json")
-        assert head.happened(KILL), job.said
-        assert head.happened(CONFLICT), job.said
+        assert [fault for fault in (KILL, CONFLICT, BUSY) if not head.happened(fault)] == [], job.said
         yield Seen(head, f"http://127.0.0.1:{port}/metrics", shards, folder / "lake", job)
 
 
@@ -89,6 +89,7 @@ def test_the_endpoint_of_the_head_tells_what_the_summary_tells(seen: Seen) -> No
     assert {k[1]: n for k, n in found.items() if k[0] == "rejects_total"} == summary["rejects"]
     assert found["commits_total",] == found["commit_seconds_count",] == summary["commits"] > 0
     assert found["retries_total", "commit", "conflict"] == summary["conflicts"] == 1
+    assert found["retries_total", "write", "error"] == summary["asked_again"] == 1  # in a worker
     assert found["shards_total", "failed"] == len(summary["failures"]) == 1
     assert found["shards_total", "committed"] == summary["shards"] - 1
     assert found["model_call_pairs_count",] == summary["calls"]
@@ -111,6 +112,8 @@ def test_the_log_has_one_event_a_shard_and_its_numbers_add_up(seen: Seen) -> Non
     assert sum((Counter(event["rejects"]) for event in shards), Counter()) == summary["rejects"]
     (bad,) = [event for event in shards if event["outcome"] != "committed"]
     assert (bad["shard"], bad["outcome"], bad["error"]) == ("cut.tar", "failed", summary["failures"]["cut.tar"])
+    retries = [(event["stage"], event["reason"], event["times"]) for event in events if event["event"] == "retry"]
+    assert sorted(retries) == [("commit", "conflict", 1), ("write", "error", 1)]
     commits = [event for event in events if event["event"] == "commit"]
     assert (len(commits), sum(event["rows"] for event in commits)) == (summary["commits"], summary["rows"])
     assert [event["event"] for event in (events[0], events[-1])] == ["run_started", "run_ended"]

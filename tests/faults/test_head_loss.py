@@ -1,4 +1,4 @@
-"""Ray's head is lost, or was never there: the job ends and says so, and what was whole stays."""
+"""Ray's head is lost, or was never there, or Ray ends on the driver's node: the job says so; what was whole stays."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.head import Head, running_head
-from tests.faults.launch import environment, place, start, waves
+from tests.faults.launch import Fault, environment, happened, place, start, waves
 from tests.faults.proof import prove, sound
 
 pytestmark = pytest.mark.faults
@@ -40,3 +40,20 @@ def test_a_head_that_takes_calls_and_never_answers_is_named(shards: Path, tmp_pa
         env = environment(place(tmp_path / "faults"), RAY_ADDRESS=address)
         done = start(shards, tmp_path / "lake", env=env).done(within=120)
     assert (done.code, f"error: cannot join Ray at {address}: " in done.said) == (1, True), done.said
+
+
+def test_a_job_whose_own_raylet_is_killed_says_so_and_the_next_goes_on(
+    head: Head, shards: Path, reference: Path, tmp_path: Path
+) -> None:
+    kill = Fault("tests.faults.model:SmallEmbedder.embed", "kill node", nth=10)  # the 9th waits for a commit
+    faults = place(tmp_path / "faults", *waves(), kill)
+    lake, env = tmp_path / "lake", environment(faults)  # of a Ray that the job starts for itself
+    done = start(shards, lake, "--actors", "1", "--batch-size", "4", env=env).done(within=120)
+    assert happened(faults, kill), done.said
+    assert (done.code, done.summary) == (1, {}), done.said
+    assert done.said.count("error: Ray's own process on this node (raylet) has ended") == 1, done.said
+    committed = sound(lake, reference)
+    assert committed > 0
+    again = head.embed(shards, lake)
+    assert (again.code, again.summary["skipped"]) == (0, committed), again.said
+    prove(lake, reference)

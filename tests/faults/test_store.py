@@ -89,6 +89,8 @@ def test_a_bad_day_of_the_store_loses_nothing(store: Store, reference: Path, tmp
         store.proxy.faults = Faults()
     assert done.code == 0, done.said
     assert store.faulty > before
+    if DAYS[day].error:
+        assert done.summary["asked_again"] > 0, done.said
     prove(store.local(lake, tmp_path), reference)
 
 

@@ -105,6 +105,23 @@ def test_shard_is_read_ahead_by_connections_of_its_own_and_each_byte_once(
     assert sum(call.startswith("GET") for call in calls) == -(-local.stat().st_size // ranged.BLOCK)
 
 
+# Where no reply came, aiohttp itself asks a second time.
+@pytest.mark.parametrize(("fault", "seen"), [("error", 3), ("truncate", 3), ("lost", 1)])
+@pytest.mark.parametrize("name", MAKERS)
+def test_end_record_tells_how_often_the_store_was_asked_again(
+    proxy: Proxy, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fault: str, seen: int
+) -> None:
+    monkeypatch.setattr(storage, "TRIES", 4)  # as in real life; what the S3 client repeats by itself is not seen
+    remote = on_s3(s3_server, MAKERS[name](tmp_path))
+    for times, again in ((0, 0), (3, seen)):
+        proxy.faults = Faults(**{fault: 1}, only="^GET", times=times)
+        before = proxy.did[fault]
+        *_, last = prepare_slice(remote, "a", CONFIG, Squares())
+        end = last.to_pylist()[-1]
+        assert (end["kind"], end["pairs"], end["asked_again"]) == ("end", COUNT, again)
+        assert proxy.did[fault] - before == times
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_shard_is_read_whole_though_the_store_is_down_for_a_while(
     proxy: Proxy, s3_server: str, tmp_path: Path, name: str

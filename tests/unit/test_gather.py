@@ -24,12 +24,12 @@ def shown(ready: Ready) -> tuple[str, list[int], int, tuple[str, ...]]:
 
 def test_inspect_tells_slices_and_model_calls_apart() -> None:
     rejects = [reject("a", 2), reject("a", 3, "no_caption"), reject("a", 4)]
-    rows = [*pairs("a", 0, 1), *rejects, pair("b", 5), call(3, 1.5), end("a", 3), call(1, 0.5)]
+    rows = [*pairs("a", 0, 1), *rejects, pair("b", 5), call(3, 1.5), end("a", 3) | {"asked_again": 2}, call(1, 0.5)]
     (a, b), calls = inspect_block(block(*rows))
     assert (a.attempt, sorted(a.positions.tolist()), a.embedded) == ("a", [0, 1, 2, 3, 4], 2)
     assert (a.rejects, b.rejects) == ({"undecodable": 2, "no_caption": 1}, {})
     assert a.end is not None
-    assert (a.end.pairs, a.end.error, a.end.seconds) == (3, None, 0.5)
+    assert (a.end.pairs, a.end.error, a.end.seconds, a.end.asked_again) == (3, None, 0.5, 2)
     assert (b.attempt, b.positions.tolist(), b.embedded, b.end) == ("b", [5], 1, None)
     assert (calls.sizes, calls.seconds) == ((3, 1), 2.0)
 

@@ -12,6 +12,7 @@ import pytest
 from pipeline.summary import Summary
 from pipeline.watch.events import (
     COMMIT,
+    READ,
     Committed,
     Ended,
     Event,
@@ -58,6 +59,7 @@ def test_log_has_the_event_the_time_and_the_run_in_every_line() -> None:
         hear(Worked("infer", 1.0, (4,))),
         hear(SliceSettled("a.tar", "committed", 4)),
         hear(ShardSettled("a.tar", "committed", 4, {"no_caption": 1}, 0, 0.5)),
+        hear(Retried(READ, "error", 2, "a.tar")),
         hear(Retried(COMMIT, "conflict")),
         hear(Committed(3, 0.1, 1, 4)),
         hear(Ended("done", summary(rows=4).to_dict())),
@@ -69,6 +71,7 @@ def test_log_has_the_event_the_time_and_the_run_in_every_line() -> None:
         ("run_started", "info", "r1"),
         ("message", "warning", "r1"),
         ("shard", "info", "r1"),
+        ("retry", "warning", "r1"),
         ("retry", "warning", "r1"),
         ("commit", "info", "r1"),
         ("run_ended", "info", "r1"),
@@ -89,6 +92,10 @@ def test_log_has_the_event_the_time_and_the_run_in_every_line() -> None:
         "seconds": 0.5,
         "error": None,
     }
+    assert [tuple(line[name] for name in ("stage", "reason", "times", "shard")) for line in lines[4:6]] == [
+        ("read", "error", 2, "a.tar"),
+        ("commit", "conflict", 1, None),
+    ]
     assert lines[-1]["message"] == "and then"
 
 

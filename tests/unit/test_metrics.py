@@ -82,6 +82,8 @@ def test_metrics_count_the_stages_seconds_the_models_calls_and_the_commits(moved
         Worked("commit", 0.75),
         Committed(version=7, seconds=0.75, slices=2, rows=9),
         Retried("commit", "conflict"),
+        Retried("read", "error", 3, "a.tar"),
+        Retried("write", "error", shard="a.tar"),
     )
     assert {key[1]: values for key, values in moved.items() if key[0] == "bridgelake_stage_seconds"} == {
         "read": [0.5],
@@ -92,7 +94,8 @@ def test_metrics_count_the_stages_seconds_the_models_calls_and_the_commits(moved
     assert moved["bridgelake_embedded_pairs",] == [131]
     assert moved["bridgelake_model_call_pairs",] == [64, 64, 3]
     assert (moved["bridgelake_commits",], moved["bridgelake_commit_seconds",]) == ([1], [0.75])
-    assert moved["bridgelake_retries", "commit", "conflict"] == [1]
+    retries = {key[1:]: values for key, values in moved.items() if key[0] == "bridgelake_retries"}
+    assert retries == {("commit", "conflict"): [1], ("read", "error"): [3], ("write", "error"): [1]}
 
 
 def test_metrics_tell_the_share_of_the_actors_time_over_a_window(moved: Moved, monkeypatch: pytest.MonkeyPatch) -> None:

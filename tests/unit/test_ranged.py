@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import ShardError
 from pipeline.stores import ranged, retry
 from pipeline.stores.ranged import Opened, buffered
-from pipeline.stores.retry import GaveUpError
+from pipeline.stores.retry import GaveUpError, Tries
 
 DATA = random.Random(0).randbytes(5000)
 
@@ -75,10 +75,12 @@ def test_file_is_read_block_by_block_from_front_to_back() -> None:
 def test_read_goes_on_from_where_it_was_cut(read: Callable[[BinaryIO], bytes]) -> None:
     store = Store()
     store.faults = [ConnectionResetError("cut"), 137, OSError("503 Slow Down"), 1, TimeoutError(), 0, 999]
-    file, _ = buffered("s3://b/x", store.open)
+    tries = Tries()
+    file, _ = buffered("s3://b/x", store.open, tries)
     assert read(file) == DATA
     assert max(size for _, size in store.asked) <= 1000
     assert store.faults == []
+    assert tries.again == 4  # of seven faults: what came of a cut body was taken
 
 
 def test_seek_moves_as_in_any_file() -> None:

@@ -259,7 +259,7 @@ def test_tar_is_read_ahead_until_its_reader_ends(monkeypatch: pytest.MonkeyPatch
     local = write_tar(tmp_path / name, members(9))
     expected = list(read.read_slice(whole(local), CONFIG))
     store = Store(local.read_bytes())
-    monkeypatch.setattr(read, "open_shard", lambda uri, size, etag: buffered(uri, store.open)[0])
+    monkeypatch.setattr(read, "open_shard", lambda uri, size, etag, tries: buffered(uri, store.open, tries)[0])
     assert list(read.read_slice(whole(local), CONFIG)) == expected
     assert store.early
     assert store.ended()
@@ -278,7 +278,7 @@ def test_parquet_is_read_ahead_to_the_end_of_its_slice(monkeypatch: pytest.Monke
     stop, size = _end_of(first), local.stat().st_size
     assert size // 3 < stop < size * 2 // 3
     store = Store(local.read_bytes())
-    monkeypatch.setattr(read, "open_shard", lambda uri, size, etag: buffered(uri, store.open)[0])
+    monkeypatch.setattr(read, "open_shard", lambda uri, size, etag, tries: buffered(uri, store.open, tries)[0])
     assert list(read.read_slice(first, CONFIG)) == expected
     assert max(end for _, end in store.early) == stop
     assert store.ended()

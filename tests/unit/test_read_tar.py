@@ -405,7 +405,7 @@ def test_tar_of_two_gigabytes_is_streamed_in_small_reads(monkeypatch: pytest.Mon
     block = tar_bytes([("a.jpg", JPG), ("a.txt", b"x"), ("a.npy", bytes(2**20))], tarfile.USTAR_FORMAT)
     one = block[: block.index(b"a.npy") + 512 + 2**20]
     stream = _Endless(one, 2 * 2**30 // len(one))
-    monkeypatch.setattr("pipeline.read.open_shard", lambda uri, size, etag: stream)
+    monkeypatch.setattr("pipeline.read.open_shard", lambda uri, size, etag, tries: stream)
     slice = Slice(Shard("memory:///big.tar", "big.tar", -1, ""), 0, 1, None)
     reading = read_slice(slice, ReadConfig(("x",)))
     expected = 2 * 2**30 // len(one) - 1  # the last one is still open where the stream ends

@@ -11,7 +11,7 @@ from aiohttp.http_exceptions import ContentLengthError
 
 from pipeline.errors import CommitConflictError, ContractError, ShardError, TableError
 from pipeline.stores import retry
-from pipeline.stores.retry import GaveUpError, call, may_pass, patiently
+from pipeline.stores.retry import GaveUpError, Tries, call, may_pass, patiently
 from pipeline.stores.storage import explain
 
 LIST = (
@@ -158,6 +158,26 @@ def attempts(*errors: BaseException) -> int:
             count += 1
             once()
     return count
+
+
+def test_tries_count_what_was_asked_again_also_where_it_was_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = Tries()
+    assert tries.call(failing()) == "done"
+    assert tries.again == 0
+    assert tries.call(failing(TimeoutError(), ConnectionResetError())) == "done"
+    assert tries.again == 2
+    once = failing(raised_from(TableError("cannot write"), TimeoutError()))
+    for attempt in tries.patiently(TableError):
+        with attempt:
+            once()
+    assert tries.again == 3
+    with pytest.raises(PermissionError):
+        tries.call(failing(PermissionError()))
+    assert tries.again == 3
+    monkeypatch.setattr(retry, "DEADLINE", 0.05)
+    with pytest.raises(GaveUpError) as caught:
+        tries.call(failing(*[TimeoutError()] * 1000))
+    assert caught.value.effort.startswith(f"{tries.again - 3 + 1} tries")
 
 
 def test_patiently_tries_again_after_conflicts_and_what_may_pass() -> None:

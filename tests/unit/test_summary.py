@@ -56,6 +56,12 @@ def test_summary_tells_who_waited() -> None:
     assert told.to_dict()["at_work"]["infer"] == {"workers": 1, "share": 0.92}
 
 
+def test_summary_says_if_the_store_had_to_be_asked_again() -> None:
+    assert replace(SUMMARY, asked_again=7).lines()[4:] == [
+        "readers and writers asked their store again, after an error, 7 times"
+    ]
+
+
 def test_summary_names_every_failed_quarantined_and_vanished_shard_once() -> None:
     failures = {"a.tar": "a.tar: cut", "b.tar": "its end record never came"}
     more = {"quarantined": {"c.tar": "c.tar: cut"}, "replaced": 1, "touched": 2, "vanished": ("d.tar",)}

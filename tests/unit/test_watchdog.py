@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -189,3 +190,29 @@ def test_watchdog_says_once_that_the_head_is_away_and_that_it_is_back() -> None:
         watch.look_for_head()
         watch.look_for_head()
     assert said[1:] == [f"Ray's head at {address} answers again"]
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_watchdog_says_that_ray_has_ended_on_this_node_unless_the_run_is_over(tmp_path: Path, over: bool) -> None:
+    said: list[str] = []
+    with socket.socket(socket.AF_UNIX) as raylet:
+        raylet.bind(str(tmp_path / "raylet"))
+        raylet.listen()
+        watch = Watchdog(Line(None, 0.02, raylet=str(tmp_path / "raylet")), STALL, "", said.append)
+        thread = threading.Thread(target=watch.watch_node, daemon=True)
+        thread.start()
+        stranger, _ = raylet.accept()
+        thread.join(0.1)
+        assert thread.is_alive()
+        if over:
+            watch.close()
+        stranger.close()
+        thread.join(5)
+    assert not thread.is_alive()
+    assert [line.partition(":")[0] for line in said] == ([] if over else ["error"])
+
+
+def test_watchdog_that_cannot_reach_ray_on_this_node_says_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    Watchdog(Line(None, 0.02, raylet=str(tmp_path / "none")), STALL, "", said.append).watch_node()
+    assert said == []

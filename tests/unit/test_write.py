@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import database
 from pipeline.gather import Gather, check_coverage, inspect_block
 from pipeline.schema import REJECTS
+from pipeline.stores import retry
+from pipeline.stores.retry import Tries
 from pipeline.table import open_or_create
 from pipeline.write import Job, Report, row_id, write_jobs
 from tests.blocks import LAYOUT, Row, block, call, end, job, pair, reject, target
@@ -23,7 +26,7 @@ class FakeDatabase:
 
     written: list[pa.Table] = field(default_factory=list)
 
-    def write(self, suffix: str, rows: pa.Table) -> list[str]:
+    def write(self, suffix: str, rows: pa.Table, tries: Tries) -> list[str]:
         self.written.append(rows)
         return [f"fragment {len(self.written)}"]
 
@@ -40,6 +43,21 @@ def test_write_takes_one_attempts_rows_in_order_of_position() -> None:
     assert written["key"].to_pylist() == ["00000", "00001", "00002"]
     assert (sorted(report.positions), report.embedded, report.fragments) == ([0, 1, 2], 3, ("fragment 1",))
     assert (len(report.rejects), report.parts, report.attempt) == (0, 1, "a")
+
+
+def test_write_reports_how_often_it_asked_the_store_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors, real = [OSError("503 Slow Down"), TimeoutError("no answer")], database.write_fragments
+    monkeypatch.setattr(retry, "FIRST_CONFLICT_WAIT", 0.001)
+
+    def write_fragments(*arguments: Any, **options: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(database, "write_fragments", write_fragments)
+    rows = block(pair("a", 0), pair("b", 0), pair("b", 1))
+    first, second = write_jobs(target(tmp_path), [job("a", 0), job("b", 0, 1)], rows)
+    assert [(r.attempt, r.asked_again, len(r.fragments)) for r in (first, second)] == [("a", 2, 1), ("b", 0, 1)]
 
 
 def test_write_splits_rejects_off_and_counts_cut_captions() -> None:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import ray
+from ray.core.generated.common_pb2 import NodeDeathInfo
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 READING, EMBEDDING = "reading", "embedding"  # the stages that tell
+_UNASKED = (NodeDeathInfo.UNEXPECTED_TERMINATION, NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED)
 _REMEMBERED = 10_000  # pieces of work; those tried again come soon after
 _SECONDS_TO_TELL = 10.0  # a worker that is about to end
 _SECONDS_TO_CONNECT = 5.0
@@ -82,6 +84,14 @@ class Pulse:
         """Hear that a node lost its GPU."""
         self._lost.setdefault(node, []).append(error)
 
+    def lost_nodes(self) -> dict[str, str]:
+        """The nodes that Ray has lost, and why; not those that were taken down in order."""
+        return {
+            f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})": node["DeathReasonMessage"]
+            for node in ray.nodes()
+            if not node["Alive"] and node["DeathReason"] in _UNASKED
+        }
+
     def look(self) -> Look:
         """How the run stands."""
         now = time.monotonic()
@@ -115,6 +125,14 @@ class Line:
         except RayError:  # a GetTimeoutError too
             return None
         return look
+
+    def lost_nodes(self, patience: float) -> dict[str, str] | None:
+        """The nodes that Ray has lost, and why; None if there is no answer in time."""
+        try:
+            nodes: dict[str, str] = ray.get(self.actor.lost_nodes.remote(), timeout=patience)
+        except RayError:
+            return None
+        return nodes
 
     def has_head(self) -> bool:
         """Whether the cluster's head takes a connection."""

@@ -1,4 +1,4 @@
-"""The watchdog: names the stage that makes no progress, or the node that loses its GPU, and ends the run."""
+"""The watchdog: names the stage that makes no progress, the node that is lost or loses its GPU, and ends the run."""
 
 import sys
 import threading
@@ -39,6 +39,8 @@ class Watchdog:
         self._news: list[str] = []
         self._heard: dict[str, int] = {}  # lost GPUs, by node
         self._headless = False
+        self._gone: dict[str, str] | None = None  # nodes that Ray has lost, and why; those from before the run too
+        self._missing: list[str] = []  # those of the run
         self._over = threading.Event()
 
     def moved(self) -> None:
@@ -77,6 +79,7 @@ class Watchdog:
             look = self.line.look(self.line.every)
             self._hear(look)
             self.look_for_head()
+            self.look_for_nodes()
             idle = time.monotonic() - self._moved
             if self._verdict is None:
                 self._verdict = self.judge(idle, look)
@@ -116,6 +119,16 @@ class Watchdog:
         elif was and not away:
             self._say(f"Ray's head at {self.line.head} answers again")
 
+    def look_for_nodes(self) -> None:
+        """Say once of each node that is lost meanwhile that it is, and why: Ray does so in its logs alone."""
+        gone = self.line.lost_nodes(self.line.every)
+        if gone is None:
+            return
+        known, self._gone = gone if self._gone is None else self._gone, gone
+        for node in gone.keys() - known.keys():
+            self._missing.append(node)
+            self._say(f"node {node} is lost ({gone[node]}); what it was at is done again on others")
+
     def judge(self, idle: float, look: Look | None) -> ClusterError | None:
         """What is wrong, if anything is.
 
@@ -133,7 +146,8 @@ class Watchdog:
             idle = min(idle, look.idle)
         if idle < self._stall:
             return None
-        return StalledError(f"no progress for {idle:.0f} s in {self._stage(look)}; {_ON}")
+        lost = f"; lost meanwhile: node {', node '.join(self._missing)}" if self._missing else ""
+        return StalledError(f"no progress for {idle:.0f} s in {self._stage(look)}{lost}; {_ON}")
 
     def _stage(self, look: Look | None) -> str:
         """Which stage holds the run up, and all that is known of it."""

@@ -38,6 +38,14 @@ class Host:
         ip("-n", self.name, "address", "add", f"{self.address}/24", "dev", "eth0")
         ip("-n", self.name, "route", "add", "default", "dev", "eth0")  # by which Ray finds a driver's own address
 
+    def cut(self) -> None:
+        """Pull its cable: nothing that it says comes through any more, and nobody is told so."""
+        ip("link", "set", self._cable, "down")
+
+    def heal(self) -> None:
+        """Plug the cable in again."""
+        ip("link", "set", self._cable, "up")
+
     @property
     def within(self) -> list[str]:
         """What a command begins with that is to run on it."""

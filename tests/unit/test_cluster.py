@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -132,3 +134,13 @@ def test_head_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(ClusterError, match=f"cannot join Ray at {host}:{port}: .*({why}).*RAY_ADDRESS"), joined():
         pass
     assert "RAY_gcs_server_port_wait_time_s" not in os.environ
+
+
+def test_calls_to_a_silent_host_end_within_two_minutes_and_no_server_takes_the_pings_for_an_attack() -> None:
+    """Ray reads its settings once, when it is first imported: a new process tells what it made of them."""
+    program = "import pipeline, ray._raylet as r; c = r.Config; print(c.grpc_client_keepalive_time_ms(), end=' ');"
+    program += "print(c.grpc_client_keepalive_timeout_ms())"
+    env = {name: value for name, value in os.environ.items() if "keepalive" not in name}
+    told = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True).stdout
+    every, patience = map(int, told.split())
+    assert 60_000 < every < every + patience <= 120_000

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -99,6 +100,9 @@ class Deaf(Line):
     """To a pulse that does not answer."""
 
     def look(self, patience: float) -> None:
+        return None
+
+    def lost_nodes(self, patience: float) -> None:
         return None
 
 
@@ -216,3 +220,23 @@ def test_watchdog_that_cannot_reach_ray_on_this_node_says_nothing(tmp_path: Path
     said: list[str] = []
     Watchdog(Line(None, 0.02, raylet=str(tmp_path / "none")), STALL, "", said.append).watch_node()
     assert said == []
+
+
+class Nodes(Line):
+    """To a pulse that tells of these lost nodes."""
+
+    answers: ClassVar[list[dict[str, str] | None]] = []
+
+    def lost_nodes(self, patience: float) -> dict[str, str] | None:
+        return self.answers.pop(0)
+
+
+def test_watchdog_says_once_of_each_node_lost_in_the_run_and_names_it_at_a_stall() -> None:
+    said: list[str] = []
+    watch = Watchdog(Nodes(None, 5.0), STALL, "", said.append)
+    old, new = {"10.0.0.1 (aaaa)": "taken away"}, {"10.0.0.2 (bbbb)": "no heartbeats"}
+    Nodes.answers = [old, None, old, old | new, old | new]
+    for _ in range(5):
+        watch.look_for_nodes()
+    assert said == ["node 10.0.0.2 (bbbb) is lost (no heartbeats); what it was at is done again on others"]
+    assert "; lost meanwhile: node 10.0.0.2 (bbbb); what was whole" in found(watch, STALL, look(reading=READ))

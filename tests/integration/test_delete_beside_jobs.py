@@ -206,10 +206,10 @@ def refusing(*numbers: int) -> Callable[..., Any]:
     """A decoder that cannot read these pictures."""
     bad, decode = {members(1, n)[0][1] for n in numbers}, pipeline.prepare.decode
 
-    def refuse(image: bytes, limit: int) -> Any:
+    def refuse(image: bytes, *how: Any) -> Any:
         if image in bad:
             raise Rejected(RejectReason.UNDECODABLE, "not yet")
-        return decode(image, limit)
+        return decode(image, *how)
 
     return refuse
 

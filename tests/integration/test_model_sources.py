@@ -31,7 +31,8 @@ try:
         require_mlm(spec)
     if step == "prepare":
         spec.preparer().captions(["cats"])
-    more = {"folder": folder, "size": spec.size(), "torch": "torch" in sys.modules}
+    size = spec.size() if step == "prepare" else None
+    more = {"folder": folder, "size": size, "torch": "torch" in sys.modules}
     print(json.dumps(dataclasses.asdict(spec) | more))
 except model.ModelError as error:
     sys.exit(f"ModelError {error}")

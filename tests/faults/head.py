@@ -30,7 +30,7 @@ class Head:
     def start(self, shards: Path | str, lake: Path | str, *options: str, **env: str) -> Job:
         """Start a job; one actor, so that several jobs find room."""
         env = environment(self.faults, RAY_ADDRESS=self.address, **self.env, **env)
-        return start(shards, lake, "--actors", "1", "--batch-size", "4", *options, env=env)
+        return start(shards, lake, "--actors", "1", "--batch-size", "2", *options, env=env)
 
     def embed(self, shards: Path | str, lake: Path | str, *options: str, **env: str) -> Done:
         """Run a job to its end."""

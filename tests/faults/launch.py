@@ -46,7 +46,7 @@ def waves() -> list[Fault]:
     However slow the machine is, a job of a few small shards then makes three commits at least.
     """
     faults = []
-    for number, call in ((1, 9), (2, 18)):
+    for number, call in ((1, 17), (2, 35)):
         note = Fault("pipeline.database:Database.swap", "note", "after", number, where="suffix == '' and fragments")
         wait = Fault("tests.faults.model:SmallEmbedder.embed", "wait", nth=call, on=True, until=note.name, seconds=10)
         faults += [note, wait]

@@ -45,10 +45,10 @@ def test_a_head_that_takes_calls_and_never_answers_is_named(shards: Path, tmp_pa
 def test_a_job_whose_own_raylet_is_killed_says_so_and_the_next_goes_on(
     head: Head, shards: Path, reference: Path, tmp_path: Path
 ) -> None:
-    kill = Fault("tests.faults.model:SmallEmbedder.embed", "kill node", nth=10)  # the 9th waits for a commit
+    kill = Fault("tests.faults.model:SmallEmbedder.embed", "kill node", nth=18)  # the 17th waits for a commit
     faults = place(tmp_path / "faults", *waves(), kill)
     lake, env = tmp_path / "lake", environment(faults)  # of a Ray that the job starts for itself
-    done = start(shards, lake, "--actors", "1", "--batch-size", "4", env=env).done(within=120)
+    done = start(shards, lake, "--actors", "1", "--batch-size", "2", env=env).done(within=120)
     assert happened(faults, kill), done.said
     assert (done.code, done.summary) == (1, {}), done.said
     assert done.said.count("error: Ray's own process on this node (raylet) has ended") == 1, done.said

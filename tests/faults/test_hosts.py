@@ -47,7 +47,7 @@ def on(host: int) -> str:
 
 def embed(head: Host, shards: Path, lake: Path, faults: Path) -> Job:
     env = environment(faults, RAY_ADDRESS=head.ray, **DRIVER)
-    return start(shards, lake, "--actors", "1", "--batch-size", "4", env=env, on=head.within)
+    return start(shards, lake, "--actors", "1", "--batch-size", "2", env=env, on=head.within)
 
 
 def holding(until: str) -> list[Fault]:

@@ -33,10 +33,10 @@ def test_a_job_stopped_and_submitted_again_loses_nothing(
 ) -> None:
     lake = tmp_path / "lake"
     job = ["--", "python", "jobs/embed_laion.py", "--input", str(shards), "--db", str(lake)]
-    job += ["--device", "cpu", "--actors", "1", "--batch-size", "4"]
+    job += ["--device", "cpu", "--actors", "1", "--batch-size", "2"]
     name = f"stopped-{os.getpid()}"
     first, wait, *_ = waves()
-    after = replace(wait, nth=18, until="never", seconds=300)
+    after = replace(wait, nth=35, until="never", seconds=300)
     head.place(first, wait, after)
     ray_job(head, "submit", "--no-wait", "--submission-id", name, "--working-dir", ".", *job)
     until = time.monotonic() + 90

@@ -48,7 +48,7 @@ def test_more_than_a_hundredth_fails_the_slice_and_a_healthy_model_mends_it(head
 
 def test_a_lost_gpu_costs_an_actor_and_nothing_else(head: Head, shards: Path, reference: Path, tmp_path: Path) -> None:
     says = "CUDA error: an illegal memory access was encountered"
-    fault = Fault(EMBED, "raise", nth=12, error="pipeline.embed:DeviceLostError", says=says)
+    fault = Fault(EMBED, "raise", nth=23, error="pipeline.embed:DeviceLostError", says=says)
     head.place(*waves(), fault)
     done = head.embed(shards, tmp_path / "lake")
     assert head.happened(fault)
@@ -60,7 +60,7 @@ def test_a_node_that_loses_its_gpu_again_and_again_is_named(
     head: Head, shards: Path, reference: Path, tmp_path: Path
 ) -> None:
     says = "CUDA error: uncorrectable ECC error encountered"
-    head.place(Fault(EMBED, "raise", nth=12, on=True, error="pipeline.embed:DeviceLostError", says=says))
+    head.place(Fault(EMBED, "raise", nth=23, on=True, error="pipeline.embed:DeviceLostError", says=says))
     done = head.embed(shards, tmp_path / "lake")
     assert done.code == 1
     assert "error: node " in done.said

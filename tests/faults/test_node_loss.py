@@ -64,7 +64,7 @@ def test_a_node_killed_loses_nothing(
     fault = PLACES[where]
     place(faults, *waves(), fault)
     env = environment(faults, RAY_ADDRESS=cluster.address)
-    done = start(shards, tmp_path / "lake", "--actors", "1", "--batch-size", "4", env=env).done()
+    done = start(shards, tmp_path / "lake", "--actors", "1", "--batch-size", "2", env=env).done()
     assert happened(faults, fault)
     assert done.code == 0, done.said
     prove(tmp_path / "lake", reference)

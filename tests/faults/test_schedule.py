@@ -44,7 +44,7 @@ class Lake:
 
     def command(self, *options: str) -> list[str]:
         embed = ["python", "jobs/embed_laion.py", "--input", str(self.shards), "--db", str(self.folder)]
-        embed += ["--device", "cpu", "--actors", "1", "--batch-size", "4", "--no-report"]
+        embed += ["--device", "cpu", "--actors", "1", "--batch-size", "2", "--no-report"]
         return [*SCHEDULE, *options, "--", *embed]
 
     def once(self, *options: str) -> "subprocess.CompletedProcess[str]":

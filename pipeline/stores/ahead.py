@@ -67,7 +67,7 @@ class Ahead:
         block = self._blocks[0]
         try:
             data = block.data.result()
-        except Exception as error:
+        except Exception as error:  # each store has errors of its own; raised again unless another try may help
             self._blocks.popleft()
             if may_pass(error):
                 self._tries.again += 1

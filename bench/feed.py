@@ -31,10 +31,11 @@ from model.prepare import Preparer
 from pipeline.config import ReadConfig
 from pipeline.contract import Layout
 from pipeline.database import Database
-from pipeline.embed import Stored, embed_batch
+from pipeline.embed import embed_batch
 from pipeline.gather import positions_of
 from pipeline.prepare import prepare_slice
 from pipeline.schema import Kind, rows_schema
+from pipeline.stored import Stored
 from pipeline.write import Job, Target, write_jobs
 from tests.checkpoints import POSITIONS, tokenizer
 from tests.shards import encoded, whole, write_tar

@@ -9,7 +9,6 @@ from pipeline import work
 from pipeline.config import Contract, Keep, RunConfig
 from pipeline.contract import Layout, require_contract
 from pipeline.database import Database
-from pipeline.embed import Stored
 from pipeline.errors import ConfigError, InputError, ShardError, TableError
 from pipeline.keys import require_keys
 from pipeline.ledger import Ledger, LookedAt
@@ -19,6 +18,7 @@ from pipeline.read import resolve_keep
 from pipeline.records import Outcome, SliceRecord, properties
 from pipeline.schema import VALUE_TYPES, rows_schema
 from pipeline.shards import Listing, cut, list_shards
+from pipeline.stored import Stored
 from pipeline.stores.retry import patiently
 from pipeline.table import Change, Rows, commit, latest, open_or_create
 

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import Contract, Keep, Tagging
-from pipeline.errors import ClusterError, RejectReason, Stage
+from pipeline.config import Contract
+from pipeline.errors import ClusterError
 from pipeline.given import Arrays, Problems, arrays_of, problems_of, require_shapes
-from pipeline.schema import EMBEDDING_COLUMNS, Kind, embedded_schema, tag_fields
+from pipeline.schema import Kind
+from pipeline.stored import Stored, conform, rows_of
 from pipeline.watch.busy import work
 
 Pixels = npt.NDArray[np.uint8]
@@ -126,22 +127,6 @@ class Model:
     operations: Callable[[float, float], float | None] = lambda tokens, captions: None
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """How embedded pairs are laid out: which vectors, their dimension and storage type, kept columns, and tags."""
-
-    vectors: tuple[str, ...]
-    dimension: int
-    storage: str
-    keep: tuple[Keep, ...]
-    tags: Tagging | None = None
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Of the batches that leave the actors."""
-        return embedded_schema(self.keep, self.vectors, self.dimension, self.storage, self.tags)
-
-
 def embed_batch(
     batch: pa.Table,
     embedder: Embedder,
@@ -164,7 +149,7 @@ def embed_batch(
     """
     is_sample = pc.equal(batch["kind"], Kind.SAMPLE)
     samples = _together(batch.filter(is_sample).combine_chunks())
-    parts = [_conform(batch.filter(pc.invert(is_sample)), stored.schema)]
+    parts = [conform(batch.filter(pc.invert(is_sample)), stored.schema)]
     calls = -(-samples.num_rows // batch_size)
     for i in range(calls):  # calls of equal size: a full one and a tiny one would waste the second
         start, stop = (samples.num_rows * k // calls for k in (i, i + 1))
@@ -212,7 +197,7 @@ def _call(samples: pa.Table, embedder: Embedder, stored: Stored) -> list[pa.Tabl
     record = pa.table({name: [value] for name, value in told.items()})
     columns = [name for name in samples.column_names if name in stored.schema.names]  # not the pixels
     of_image = samples.select(columns).take(sample_of)
-    return [_pairs(of_image, captions, arrays, problems, stored), _conform(record, stored.schema)]
+    return [rows_of(of_image, captions, arrays, problems, stored), conform(record, stored.schema)]
 
 
 def _square(value: pa.Scalar) -> Pixels:
@@ -237,37 +222,3 @@ def _embedded(
         if problem is None:
             arrays = {name: np.concatenate([a[:i], alone[name], a[i + 1 :]]) for name, a in arrays.items()}
     return arrays, problems
-
-
-def _pairs(
-    of_image: pa.Table, captions: pa.ChunkedArray, arrays: Arrays, problems: Problems, stored: Stored
-) -> pa.Table:
-    bad = pa.array([problem is not None for problem in problems])
-    columns = {name: of_image[name] for name in of_image.column_names}
-    for name in ("position", "caption_index", "caption", "truncated"):
-        columns[name] = pc.struct_field(captions, name)
-    columns["kind"] = pc.if_else(bad, Kind.REJECT, Kind.PAIR)
-    columns["detail"] = pa.array(problems, pa.string())
-    columns["reason"] = pc.if_else(bad, RejectReason.NOT_FINITE, pa.scalar(None, pa.string()))
-    columns["stage"] = pc.if_else(bad, Stage.EMBED, pa.scalar(None, pa.string()))
-    for vector in stored.vectors:
-        columns[EMBEDDING_COLUMNS[vector]] = _fixed_size_list(arrays[vector], stored.storage)
-    columns["itc_score"] = pa.array(arrays["itc_score"], pa.float32())
-    columns["itm_score"] = pa.array(arrays["itm_score"], pa.float32())
-    for field in tag_fields(stored.tags):
-        columns[field.name] = pa.array(list(arrays[field.name]), field.type)
-    return _conform(pa.table(columns), stored.schema)
-
-
-def _fixed_size_list(vectors: Vectors, storage: str) -> pa.Array:
-    values = pa.array(vectors.astype(storage).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])
-
-
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The same rows with the columns of `schema`, null where the table lacks them."""
-    columns = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)

@@ -13,10 +13,11 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from pipeline.barred import Barred
 from pipeline.cluster import Placement
 from pipeline.config import EmbedConfig, ReadConfig
-from pipeline.embed import DeviceLostError, Embedder, Model, Preparer, Stored, embed_batch, require_sane
+from pipeline.embed import DeviceLostError, Embedder, Model, Preparer, embed_batch, require_sane
 from pipeline.errors import ClusterError
 from pipeline.prepare import prepare_slice
 from pipeline.shards import Slice
+from pipeline.stored import Stored
 from pipeline.watch.pulse import EMBEDDING, READING, Line, Teller, here
 
 _MOST_BLOCKS = 3000  # input blocks of a dataset; more cost the driver seconds

@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from pipeline.contract import Layout
 from pipeline.database import Database
-from pipeline.embed import Stored
 from pipeline.errors import RejectReason, Stage
 from pipeline.records import SliceRecord
 from pipeline.schema import REJECTS, Kind, prepared_schema, rows_schema
+from pipeline.stored import Stored
 from pipeline.write import Job, Report, Target
 from tests.fakes import CONTRACT, DIMENSION
 

@@ -14,13 +14,14 @@ from pipeline.committer import Committer
 from pipeline.config import ReadConfig, Tagging
 from pipeline.contract import Layout
 from pipeline.database import Database
-from pipeline.embed import Model, Stored, embed_batch
+from pipeline.embed import Model, embed_batch
 from pipeline.gather import End, positions_of
 from pipeline.ledger import Ledger
 from pipeline.prepare import prepare_slice
 from pipeline.records import Outcome, SliceRecord, properties
 from pipeline.schema import RUNS, Kind, rows_schema
 from pipeline.shards import Shard, Slice
+from pipeline.stored import Stored
 from pipeline.table import Change, Rows, commit, open_or_create
 from pipeline.write import Job, Target, write_jobs
 from tests.fakes import fake_model

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 
 from pipeline.contract import Layout
 from pipeline.database import Database
-from pipeline.embed import Footprint, Pixels, Stored, Vectors, embed_batch
+from pipeline.embed import Footprint, Pixels, Vectors, embed_batch
 from pipeline.gather import positions_of
 from pipeline.schema import Kind
+from pipeline.stored import Stored
 from pipeline.write import Job, Target, write_jobs
 
 _CALL = 1024  # pairs that are given their vectors at once

@@ -18,13 +18,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.barred import Barred
 from pipeline.cluster import Placement, cause
 from pipeline.config import EmbedConfig, ReadConfig
-from pipeline.embed import Footprint, Model, Stored
+from pipeline.embed import Footprint, Model
 from pipeline.forecasts.network import Node, bits_of
 from pipeline.forecasts.regions import region_here
 from pipeline.pump import Pump
 from pipeline.schema import Kind, prepared_schema
 from pipeline.shards import Slice
 from pipeline.stages import Crew, EmbedActor, embedded, prepared, read_stage
+from pipeline.stored import Stored
 from pipeline.watch.pulse import taken
 
 _MOST_SLICES = 1000

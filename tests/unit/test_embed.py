@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.embed import Embeddings, Pixels, Stored, Vectors, embed_batch, require_sane
+from pipeline.embed import Embeddings, Pixels, Vectors, embed_batch, require_sane
 from pipeline.errors import ClusterError, ContractError
 from pipeline.schema import Kind
+from pipeline.stored import Stored
 from tests.blocks import STORED, end, prepared, reject, sample
 from tests.fakes import FakeEmbedder, FakeEmbeddings
 

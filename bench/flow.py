@@ -16,7 +16,7 @@ import numpy as np
 
 import pipeline.committer
 from pipeline.config import Contract, EmbedConfig, ReadConfig, RunConfig, WriteConfig
-from pipeline.embed import Model, Pixels
+from pipeline.embed import Embedder, Model, Pixels
 from pipeline.run import Run
 from pipeline.table import Rows
 from pipeline.watch.progress import Counts
@@ -29,7 +29,7 @@ _PAIRS = 1000  # of a shard
 _SECOND = 1.0
 
 
-class NothingEmbedder:
+class NothingEmbedder(Embedder):
     """Looks up one of 64 vectors."""
 
     dtype = "float32"

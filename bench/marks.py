@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.embed import Embedder, Embeddings, Footprint, MakeEmbedder, Model, Pixels
+from pipeline.embed import Embedder, Embeddings, Footprint, Inputs, MakeEmbedder, Model, Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,10 @@ class Steady(NamedTuple):
 
 
 class Marked:
-    """An embedder that leaves a mark of each call but its first, in which the actor only tries it out."""
+    """An embedder that leaves a mark of each call, but for those in which an actor tries it out."""
 
     def __init__(self, embedder: Embedder, folder: Path) -> None:
         self._embedder, self._folder = embedder, folder
-        self._tried = False
 
     @property
     def dtype(self) -> str:
@@ -52,13 +51,14 @@ class Marked:
         return self._embedder.footprint()
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
-        """As the embedder's, with a mark."""
-        began = time.perf_counter()
-        found = self._embedder.embed(pixels, token_ids, image_of)
-        if self._tried:
-            leave(self._folder, began, len(token_ids))
-        self._tried = True
-        return found
+        """As the embedder's."""
+        return self._embedder.embed(pixels, token_ids, image_of)
+
+    def embed_each(self, calls: Iterable[Inputs]) -> Iterator[tuple[Embeddings, float]]:
+        """As the embedder's, with a mark of each."""
+        for found, seconds in self._embedder.embed_each(calls):
+            leave(self._folder, seconds, len(found.itc_score))
+            yield found, seconds
 
     def embed_exactly(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
         """As the embedder's."""
@@ -77,10 +77,9 @@ def _marking(
     return Marked(make(device, dtype, batch_size, gpu_share), folder)
 
 
-def leave(folder: Path, began: float, pairs: int) -> None:
-    """Note a call that is just over; `began` by time.perf_counter()."""
-    took = time.perf_counter() - began
-    mark = Mark(time.time(), took, time.process_time(), pairs, torch.get_num_threads())
+def leave(folder: Path, seconds: float, pairs: int) -> None:
+    """Note a call that is just over."""
+    mark = Mark(time.time(), seconds, time.process_time(), pairs, torch.get_num_threads())
     with (folder / f"{os.getpid()}.jsonl").open("a") as file:
         file.write(json.dumps(asdict(mark)) + "\n")
 

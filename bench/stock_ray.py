@@ -63,7 +63,7 @@ class Embed:
             columns[f"{name}_embedding"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         columns["itc_score"] = pa.array((itc.image_embeds * itc.text_embeds).sum(-1).numpy())
         columns["itm_score"] = pa.array(itm.logits.softmax(-1)[:, 1].numpy())
-        leave(self._marks, began, len(captions))
+        leave(self._marks, time.perf_counter() - began, len(captions))
         return pa.table(columns)
 
 

@@ -64,7 +64,7 @@ def alone(options: Options) -> None:
     for count in (_WARM, *[len(pixels)] * options.calls):
         began = time.perf_counter()
         embedder.embed(pixels[:count], token_ids[:count], list(range(count)))
-        leave(options.marks, began, count)
+        leave(options.marks, time.perf_counter() - began, count)
 
 
 def ready(shard: Path, preparer: Preparer) -> tuple[Pixels, list[list[int]]]:

@@ -1,6 +1,7 @@
 """Hands the model to the data plane, which knows it only as the protocols of `pipeline.embed`."""
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from model import Blank, ModelSpec, errors
 from model.heads import require_mlm
 from model.prepare import Preparer
 from pipeline.config import Contract, Tagging
-from pipeline.embed import DeviceLostError, Embeddings, Footprint, Model, Pixels
+from pipeline.embed import DeviceLostError, Embeddings, Footprint, Inputs, Model, Pixels
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.evaluate import EvaluationModel
 from pipeline.query import QueryModel
@@ -113,17 +114,23 @@ class Embedder:
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
         """As `Encoder.embed`."""
-        return _telling(self.encoder.embed, pixels, token_ids, image_of)
+        with _telling():
+            return self.encoder.embed(pixels, token_ids, image_of)
+
+    def embed_each(self, calls: Iterable[Inputs]) -> Iterator[tuple[Embeddings, float]]:
+        """As `Encoder.embed_each`."""
+        with _telling():
+            yield from self.encoder.embed_each(calls)
 
     def embed_exactly(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
         """As `Encoder.embed_exactly`."""
-        return _telling(self.encoder.embed_exactly, pixels, token_ids, image_of)
+        with _telling():
+            return self.encoder.embed_exactly(pixels, token_ids, image_of)
 
 
-def _telling(
-    embed: Callable[..., Embeddings], pixels: Pixels, token_ids: list[list[int]], image_of: list[int]
-) -> Embeddings:
+@contextmanager
+def _telling() -> Iterator[None]:
     try:
-        return embed(pixels, token_ids, image_of)
+        yield
     except errors.DeviceLostError as error:
         raise DeviceLostError(str(error)) from error

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from model.compiled import Compiled
 from model.errors import ModelError
 from model.prepare import Pixels
 from model.tags import Found, Tagger, Tags
-from model.transfer import ahead, copier
+from model.transfer import Results, ahead, copier
 
 Vectors = npt.NDArray[np.float32]
 _ON_GPU = Shapes(rows=8, tokens=8)
@@ -33,6 +33,23 @@ class Embeddings(NamedTuple):
     itc_score: npt.NDArray[np.float32]
     itm_score: npt.NDArray[np.float32]
     tags: Tags | None = None
+
+
+class Queued(NamedTuple):
+    """Pairs that the device was handed; their results are on their way to the host."""
+
+    results: Callable[[], Results]
+    order: Indexes  # of the pairs in the results
+    width: int  # of a vector
+    tagger: Tagger | None
+
+    def wait(self) -> tuple[Embeddings, float]:
+        """What came of them, and the seconds that the device took; the only wait."""
+        (rows, *tags), seconds = self.results()
+        found = rows.numpy()[self.order]
+        image, text, cross, scores = np.split(found, [self.width, 2 * self.width, 3 * self.width], axis=1)
+        told = self.tagger.told(Found(*tags), self.order) if self.tagger else None
+        return Embeddings(image, text, cross, scores[:, 0], scores[:, 1], told), seconds
 
 
 class Embedding:
@@ -67,25 +84,28 @@ class Embedding:
             return 0.0
         return time.perf_counter() - began
 
-    @torch.inference_mode()  # the stages compiled in another mode would be compiled again
     def __call__(self, pixels: Pixels, token_ids: Sequence[Sequence[int]], image_of: Indexes, size: int) -> Embeddings:
         """Embed P pairs of N pictures, at most `size` of each in a call."""
+        return self.queue(pixels, token_ids, image_of, size).wait()[0]
+
+    @torch.inference_mode()  # the stages compiled in another mode would be compiled again
+    def queue(self, pixels: Pixels, token_ids: Sequence[Sequence[int]], image_of: Indexes, size: int) -> Queued:
+        """Hand the same to the device, without waiting for what comes of it."""
+        send = self._copier.back()
         lengths = np.fromiter((len(ids) for ids in token_ids), dtype=np.int64, count=len(token_ids))
         calls = cut(image_of, lengths, size)
         width = self._tower.itc_text_head.fc.out_features
         rows = [torch.empty(0, 3 * width + 2, device=self._device)]
-        tags: list[Found] = []
-        parts = (pixels[self._filled(call.pictures)] for call in calls)
+        tags = [self._tagger.none] if self._tagger else []
+        parts = ((pixels, self._filled(call.pictures)) for call in calls)
         for call, there in zip(calls, ahead(parts, self._copier), strict=True):
             images = self._stages.encode_images(there.permute(0, 3, 1, 2))
             rows += [self._pairs(images, few, token_ids) for few in _evenly(call, size)]
             if self._tagger:
                 tags.append(self._tagger(self._stages, images).of(self._sent(torch.from_numpy(call.image_of))))
-        found = torch.cat(rows).cpu().numpy()  # the only wait
-        back = np.argsort(np.concatenate([np.empty(0, dtype=np.int64), *(call.pairs for call in calls)]))
-        image, text, cross, scores = np.split(found[back], [width, 2 * width, 3 * width], axis=1)
-        told = self._tagger.told(tags, back) if self._tagger else None
-        return Embeddings(image, text, cross, scores[:, 0], scores[:, 1], told)
+        order = np.argsort(np.concatenate([np.empty(0, dtype=np.int64), *(call.pairs for call in calls)]))
+        results = send([torch.cat(rows), *map(torch.cat, zip(*tags, strict=True))])
+        return Queued(results, order, width, self._tagger)
 
     def _pairs(self, images: ImageStates, call: Call, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """One row a pair: its three vectors and its two scores."""

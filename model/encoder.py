@@ -1,32 +1,25 @@
 """A loaded checkpoint in use: numpy in, numpy out, in calls of bounded size."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.batching import Shapes, chunks, pad, within_memory
+from model.batching import Indexes, Shapes, chunks, pad, within_memory
 from model.blank import MASK, Blank
 from model.bridgetower import BridgeTower, Fused, ImageStates, TextStates
 from model.compiled import Compiled
-from model.embedding import Embedding, Embeddings, Vectors, itc
+from model.embedding import Embedding, Embeddings, Queued, Vectors, itc
 from model.errors import ModelError
 from model.fp8 import computes_in
+from model.masks import Word, fill
 from model.prepare import Pixels, Preparer
 from model.search import Search
 from model.tags import Tagger
-
-
-class Word(NamedTuple):
-    """A word that may stand for a `<mask>`, with its probability."""
-
-    text: str
-    probability: float
 
 
 class Encoder:
@@ -62,8 +55,6 @@ class Encoder:
         """Where the weights are."""
         return self.tower.levels.device
 
-    @within_memory
-    @torch.inference_mode()
     def embed(self, pixels: Pixels, token_ids: Sequence[Sequence[int]], image_of: Sequence[int]) -> Embeddings:
         """Embed P pairs of N pictures; a picture is encoded once for all its captions.
 
@@ -72,20 +63,44 @@ class Encoder:
             token_ids: P captions, unpadded; those of one picture stand together.
             image_of: (P,), the picture of each caption, never decreasing.
         """
+        ((found, _),) = self.embed_each([(pixels, token_ids, image_of)])
+        return found
+
+    def embed_each(
+        self, calls: Iterable[tuple[Pixels, Sequence[Sequence[int]], Sequence[int]]]
+    ) -> Iterator[tuple[Embeddings, float]]:
+        """The same for one call's pairs after another, with the seconds that the device took for each.
+
+        A GPU is handed the next call before the last one's results are waited for, so that it computes while they
+        are used.
+        """
         self._need("itc_text_head", "embed: the checkpoint has no ITC head")
         self._need("itm_score", "score pairs: the checkpoint has no ITM head")
-        of = np.asarray(image_of, dtype=np.int64)
-        if len(of) != len(token_ids) or (np.diff(of, prepend=0) < 0).any() or (of >= len(pixels)).any():
-            raise ValueError(
-                f"image_of must give each of {len(token_ids)} captions one of {len(pixels)} pictures, in order"
-            )
-        self._check(pixels)
-        began = time.perf_counter()
-        found = self._embedding(pixels, token_ids, of, self.micro_batch)
+        under_way: deque[tuple[Queued, int]] = deque()
+        for pixels, token_ids, image_of in calls:
+            self._check(pixels)
+            of = _ordered(image_of, len(token_ids), len(pixels))
+            under_way.append((self._queued(pixels, token_ids, of), len(pixels)))
+            while len(under_way) > self._ahead:
+                yield self._embedded(*under_way.popleft())
+        while under_way:
+            yield self._embedded(*under_way.popleft())
+
+    @property
+    def _ahead(self) -> int:
+        """Calls under way while another's results are used; none where each is timed, or is done at once."""
+        return int(self.device.type == "cuda" and (self._search is None or self._search.settled))
+
+    @within_memory
+    def _queued(self, pixels: Pixels, token_ids: Sequence[Sequence[int]], image_of: Indexes) -> Queued:
+        return self._embedding.queue(pixels, token_ids, image_of, self.micro_batch)
+
+    @within_memory
+    def _embedded(self, queued: Queued, pictures: int) -> tuple[Embeddings, float]:
+        found, seconds = queued.wait()
         if self._search:
-            took = time.perf_counter() - began
-            self.micro_batch = self._search.after(self.micro_batch, len(pixels), len(of), took)
-        return found
+            self.micro_batch = self._search.after(self.micro_batch, pictures, len(found.itc_score), seconds)
+        return found, seconds
 
     @within_memory
     def embed_exactly(self, pixels: Pixels, token_ids: Sequence[Sequence[int]], image_of: Sequence[int]) -> Embeddings:
@@ -120,12 +135,9 @@ class Encoder:
         """`cross_embeds` (N, dimension) of N pictures, each fused with its own text."""
         self._need("itc_cross_modal_head", "embed: the checkpoint has no ITC head")
         ids = [ids for ids, _ in self.preparer.captions(texts)]
-        parts = [np.empty((0, self.tower.itc_cross_modal_head.fc.out_features), dtype=np.float32)]
-        for part in chunks(len(ids), self.micro_batch):
-            pairs = torch.arange(part.stop - part.start, device=self.device)
-            fused = self.tower.fuse(self._encode_text(ids[part]), self._encode_images(pixels[part]), pairs, pairs)
-            parts.append(self.tower.cross_embedding(fused).cpu().numpy())
-        return np.concatenate(parts)
+        none = np.empty((0, self.tower.itc_cross_modal_head.fc.out_features), dtype=np.float32)
+        found = [self.tower.cross_embedding(fused).cpu().numpy() for _, fused in self._fused(pixels, ids)]
+        return np.concatenate([none, *found])
 
     @within_memory
     @torch.inference_mode()
@@ -186,29 +198,21 @@ class Encoder:
         self._need("mlm_score", "fill masks: the checkpoint has no MLM head")
         if len(pixels) != len(texts):
             raise ValueError(f"{len(pixels)} pictures for {len(texts)} texts: each text is read with its own picture")
-        mask_id = self.preparer.token(MASK)
+        mask = self.preparer.token(MASK)
         ids = [ids for ids, _ in self.preparer.captions(texts)]
         filled: list[list[list[Word]]] = []
-        for part in chunks(len(ids), self.micro_batch):
-            pairs = torch.arange(part.stop - part.start, device=self.device)
-            text, images = self._encode_text(ids[part]), self._encode_images(pixels[part])
-            fused = self.tower.fuse(text, images, pairs, pairs, every_token=True)
-            # Only where a mask is: a whole vocabulary for every token would be gigabytes.
-            at = [
-                (row, i) for row, tokens in enumerate(ids[part]) for i, token in enumerate(tokens) if token == mask_id
-            ]
-            rows, columns = torch.tensor(at, dtype=torch.int64).reshape(-1, 2).to(self.device).unbind(1)
-            logits = self.tower.mlm_logits(Fused(fused.pooled, fused.text_features[rows, columns]))
-            best = logits.softmax(-1).topk(top_k)
-            masks: list[list[list[Word]]] = [[] for _ in ids[part]]
-            for (row, _), probabilities, tokens in zip(at, best.values, best.indices, strict=True):
-                masks[row].append(self._words(probabilities, tokens))
-            filled += masks
+        for part, fused in self._fused(pixels, ids, every_token=True):
+            filled += fill(self.tower, self.preparer, fused, ids[part], mask, top_k)
         return filled
 
-    def _words(self, probabilities: Tensor, tokens: Tensor) -> list[Word]:
-        pairs = zip(tokens.tolist(), probabilities.tolist(), strict=True)
-        return [Word(self.preparer.text([token]).strip(), p) for token, p in pairs]
+    def _fused(
+        self, pixels: Pixels, token_ids: Sequence[Sequence[int]], *, every_token: bool = False
+    ) -> Iterator[tuple[slice, Fused]]:
+        """Pictures, each with its own text, in calls."""
+        for part in chunks(len(token_ids), self.micro_batch):
+            pairs = torch.arange(len(token_ids[part]), device=self.device)
+            text, images = self._encode_text(token_ids[part]), self._encode_images(pixels[part])
+            yield part, self.tower.fuse(text, images, pairs, pairs, every_token=every_token)
 
     def _encode_text(self, token_ids: Sequence[Sequence[int]]) -> TextStates:
         return self.tower.encode_text(*self._tokens(token_ids))
@@ -235,6 +239,13 @@ class Encoder:
     def _need(self, head: str, what: str) -> None:
         if getattr(self.tower, head) is None:
             raise ModelError(f"cannot {what}")
+
+
+def _ordered(image_of: Sequence[int], captions: int, pictures: int) -> Indexes:
+    of = np.asarray(image_of, dtype=np.int64)
+    if len(of) != captions or (np.diff(of, prepend=0) < 0).any() or (of >= pictures).any():
+        raise ValueError(f"image_of must give each of {captions} captions one of {pictures} pictures, in order")
+    return of
 
 
 def _in_float32(tower: BridgeTower) -> BridgeTower:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.batching import Indexes
 from model.blank import Blank, whole_words
 from model.bridgetower import BridgeTower, Fused, ImageStates
 from model.compiled import Compiled
@@ -62,9 +63,13 @@ class Tagger:
         best = of_words.topk(self._count)
         return Found(best.indices, best.values)
 
-    def told(self, parts: list[Found], order: npt.NDArray[np.int64]) -> Tags:
-        """What was found part by part, its rows in the order that is told."""
-        if not parts:
-            return Tags([], np.empty((0, self._count), dtype=np.float32))
-        words, probabilities = (torch.cat(column).cpu().numpy()[order] for column in zip(*parts, strict=True))
+    @property
+    def none(self) -> Found:
+        """Of no pictures."""
+        words = self._tokens.new_empty(0, self._count)
+        return Found(words, words.to(torch.float32))
+
+    def told(self, found: Found, order: Indexes) -> Tags:
+        """What was found, on the host by now, in the order that is told."""
+        words, probabilities = (column.numpy()[order] for column in found)
         return Tags([[self._words[i] for i in row] for row in words], probabilities)

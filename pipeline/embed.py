@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.config import Contract
 from pipeline.errors import ClusterError
-from pipeline.given import Arrays, Problems, arrays_of, problems_of, require_shapes
+from pipeline.given import arrays_of, problems_of, require_shapes
 from pipeline.schema import Kind
 from pipeline.stored import Stored, conform, rows_of
 from pipeline.watch.busy import work
@@ -21,6 +21,7 @@ from pipeline.watch.busy import work
 Pixels = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
 Images = npt.NDArray[np.int64]  # for each pair, which picture
+Inputs = tuple[Pixels, list[list[int]], list[int]]  # of a model call, as `Embedder.embed` has them
 
 
 class Preparer(Protocol):
@@ -104,6 +105,16 @@ class Embedder(Protocol):
         """
         ...
 
+    def embed_each(self, calls: Iterable[Inputs]) -> Iterator[tuple[Embeddings, float]]:
+        """Embed one call's pairs after another, with the seconds that the device took for each.
+
+        An embedder may take the next call before it gives the last one's results, so that its device has always work.
+        """
+        for call in calls:
+            began = time.perf_counter()
+            found = self.embed(*call)
+            yield found, time.perf_counter() - began
+
     def embed_exactly(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
         """The same in float32, for a pair that could not be embedded otherwise."""
         ...
@@ -148,12 +159,18 @@ def embed_batch(
         each model call one record of its pairs and seconds.
     """
     is_sample = pc.equal(batch["kind"], Kind.SAMPLE)
+    pixels = batch["pixels"]  # looked up where they are: of half a gigabyte each copy counts
+    batch = batch.drop_columns("pixels").append_column("row", pa.array(np.arange(len(batch))))
     samples = _together(batch.filter(is_sample).combine_chunks())
     parts = [conform(batch.filter(pc.invert(is_sample)), stored.schema)]
-    calls = -(-samples.num_rows // batch_size)
-    for i in range(calls):  # calls of equal size: a full one and a tiny one would waste the second
-        start, stop = (samples.num_rows * k // calls for k in (i, i + 1))
-        parts += _call(samples.slice(start, stop - start), embedder, stored)
+    count = -(-samples.num_rows // batch_size)
+    calls = []
+    for i in range(count):  # of equal size: a full one and a tiny one would waste the second
+        start, stop = (samples.num_rows * k // count for k in (i, i + 1))
+        calls.append(_Call.of(samples.slice(start, stop - start), pixels))
+    found = embedder.embed_each(call.inputs() for call in calls)
+    for i, (call, (embeddings, seconds)) in enumerate(zip(calls, found, strict=True)):
+        parts += [_rows(call, embeddings, embedder, stored), conform(_record(call, seconds, embedder), stored.schema)]
         further(i + 1)
     return pa.concat_tables(parts)
 
@@ -181,23 +198,34 @@ def _pictures(samples: pa.Table) -> Images:
     return np.array([numbers.setdefault(sha or row, len(numbers)) for row, sha in enumerate(shas)], dtype=np.int64)
 
 
-def _call(samples: pa.Table, embedder: Embedder, stored: Stored) -> list[pa.Table]:
-    """One model call: its pairs, and its record."""
-    pictures = _pictures(samples)
-    pixels = np.stack([_square(samples["pixels"][int(i)]) for i in np.unique(pictures, return_index=True)[1]])
-    captions = pc.list_flatten(samples["captions"])
-    sample_of = pc.list_parent_indices(samples["captions"])
-    image_of = pictures[sample_of.to_numpy()]
-    token_ids = pc.struct_field(captions, "token_ids").to_pylist()
-    began, clock = time.time(), time.perf_counter()
-    arrays, problems = _embedded(embedder, pixels, token_ids, image_of, stored)
-    seconds = time.perf_counter() - clock
-    told = {"kind": str(Kind.CALL), "pairs": len(image_of), "seconds": seconds, "detail": embedder.dtype}
-    told["at_work"] = work(began, seconds)
-    record = pa.table({name: [value] for name, value in told.items()})
-    columns = [name for name in samples.column_names if name in stored.schema.names]  # not the pixels
-    of_image = samples.select(columns).take(sample_of)
-    return [rows_of(of_image, captions, arrays, problems, stored), conform(record, stored.schema)]
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Of one model call: its samples, the pairs in them, and where its pictures are."""
+
+    samples: pa.Table
+    captions: pa.ChunkedArray  # of each pair
+    sample_of: pa.ChunkedArray  # of each pair
+    image_of: Images
+    pixels: list[pa.Scalar]  # of each picture
+
+    @classmethod
+    def of(cls, samples: pa.Table, pixels: pa.ChunkedArray) -> "_Call":
+        pictures = _pictures(samples)
+        rows = samples["row"].to_numpy()[np.unique(pictures, return_index=True)[1]]
+        sample_of = pc.list_parent_indices(samples["captions"])
+        captions, image_of = pc.list_flatten(samples["captions"]), pictures[sample_of.to_numpy()]
+        return cls(samples, captions, sample_of, image_of, [pixels[int(row)] for row in rows])
+
+    @property
+    def token_ids(self) -> list[list[int]]:
+        ids: list[list[int]] = pc.struct_field(self.captions, "token_ids").to_pylist()
+        return ids
+
+    def inputs(self) -> Inputs:
+        return np.stack([_square(value) for value in self.pixels]), self.token_ids, self.image_of.tolist()
+
+    def alone(self, pair: int) -> Inputs:
+        return _square(self.pixels[self.image_of[pair]])[None], self.token_ids[pair : pair + 1], [0]
 
 
 def _square(value: pa.Scalar) -> Pixels:
@@ -206,19 +234,23 @@ def _square(value: pa.Scalar) -> Pixels:
     return flat.reshape(side, side, 3)
 
 
-def _embedded(
-    embedder: Embedder, pixels: Pixels, token_ids: list[list[int]], image_of: Images, stored: Stored
-) -> tuple[Arrays, Problems]:
-    """The vectors and scores of all pairs, and what is wrong with each, also when it is embedded alone in float32."""
+def _rows(call: _Call, embeddings: Embeddings, embedder: Embedder, stored: Stored) -> pa.Table:
+    """A row for each pair: its vectors and scores, or what is wrong with them also when it is embedded alone."""
     tagged = stored.tags is not None
-    arrays = arrays_of(embedder.embed(pixels, token_ids, image_of.tolist()), tagged=tagged)
-    require_shapes(arrays, len(image_of), stored.dimension)
+    arrays = arrays_of(embeddings, tagged=tagged)
+    require_shapes(arrays, len(call.image_of), stored.dimension)
     problems = problems_of(arrays)
     for i in [i for i, problem in enumerate(problems) if problem]:
-        exactly = embedder.embed_exactly(pixels[image_of[i : i + 1]], token_ids[i : i + 1], [0])
-        alone = arrays_of(exactly, tagged=tagged)
+        alone = arrays_of(embedder.embed_exactly(*call.alone(i)), tagged=tagged)
         (problem,) = problems_of(alone)
         problems[i] = problem and f"{problems[i]}; alone in float32, {problem}"
         if problem is None:
             arrays = {name: np.concatenate([a[:i], alone[name], a[i + 1 :]]) for name, a in arrays.items()}
-    return arrays, problems
+    columns = [name for name in call.samples.column_names if name in stored.schema.names]
+    return rows_of(call.samples.select(columns).take(call.sample_of), call.captions, arrays, problems, stored)
+
+
+def _record(call: _Call, seconds: float, embedder: Embedder) -> pa.Table:
+    told = {"kind": str(Kind.CALL), "pairs": len(call.image_of), "seconds": seconds, "detail": embedder.dtype}
+    told["at_work"] = work(time.time() - seconds, seconds)
+    return pa.table({name: [value] for name, value in told.items()})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.config import Contract
-from pipeline.embed import Footprint, Model, Pixels, Vectors
+from pipeline.embed import Embedder, Footprint, Model, Pixels, Vectors
 from pipeline.watch.progress import Counts
 
 DIMENSION = 4
@@ -56,7 +56,7 @@ class FakePreparer:
         return [(w[:MOST_WORDS], len(w) > MOST_WORDS) for w in words]
 
 
-class FakeEmbedder:
+class FakeEmbedder(Embedder):
     """Remembers how many pictures each call had."""
 
     dtype = "float32"

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.contract import Layout
 from pipeline.database import Database
-from pipeline.embed import Footprint, Pixels, Vectors, embed_batch
+from pipeline.embed import Embedder, Footprint, Pixels, Vectors, embed_batch
 from pipeline.gather import positions_of
 from pipeline.schema import Kind
 from pipeline.stored import Stored
@@ -52,7 +52,7 @@ class _Words:
 
 
 @dataclass(frozen=True, slots=True)
-class _StandIn:
+class _StandIn(Embedder):
     """An embedder that looks at nothing."""
 
     dimension: int

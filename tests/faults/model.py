@@ -10,7 +10,7 @@ import numpy as np
 
 from model import ModelSpec
 from pipeline.config import Contract, Tagging
-from pipeline.embed import Model, Pixels, Vectors
+from pipeline.embed import Embedder, Model, Pixels, Vectors
 
 DIMENSION = 8
 SIDE = 4
@@ -52,7 +52,7 @@ def _token(word: str) -> int:
     return BREAKS.get(word) or 10 + int.from_bytes(hashlib.sha256(word.encode()).digest()[:3])
 
 
-class SmallEmbedder:
+class SmallEmbedder(Embedder):
     dtype = "float32"
 
     def __init__(

@@ -47,8 +47,8 @@ def test_steady_state_needs_a_commit_after_the_first_call() -> None:
 def test_marked_embedder_notes_every_call_but_the_one_that_tries_it_out(tmp_path: Path) -> None:
     model = marked(fake_model(), tmp_path / "marks")
     embedder, pixels = model.make_embedder("cpu", "float32", 64), np.zeros((2, 2, 2, 3), np.uint8)
-    embedder.embed(pixels[:1], [[3]], [0])
-    embedder.embed(pixels, [[3], [4], [5]], [0, 0, 1])
+    embedder.embed(pixels[:1], [[3]], [0])  # as an actor tries itself out
+    list(embedder.embed_each([(pixels, [[3], [4], [5]], [0, 0, 1])]))
     ((noted,),) = left_in(tmp_path / "marks")
     assert noted.pairs == 3
     assert noted.seconds > 0

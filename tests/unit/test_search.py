@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from model import encoder as encoders
 from model.bridgetower import BridgeTower
 from model.embedding import Embeddings
 from model.encoder import Encoder
@@ -39,20 +38,22 @@ class Gpu:
 class Machine:
     """Encoders that take no time but the clock's: 10 ms a call and 1 ms a picture, more when a call is too large."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, slow_from: int = 1024) -> None:
+    def __init__(self, slow_from: int = 1024) -> None:
         self.gpu, self.now, self.slow_from = Gpu(), 0.0, slow_from
-        monkeypatch.setattr(encoders.time, "perf_counter", lambda: self.now)
 
     def process(self, name: str) -> Encoder:
-        def embed(pixels: Any, ids: Any, of: Any, size: int) -> Embeddings:
+        def queue(pixels: Any, ids: Any, of: Any, size: int) -> Any:
+            began = self.now
             size = min(size, len(pixels))
             self.gpu.allocate(name, size * PICTURE)
             calls = -(-len(pixels) // size)
             self.now += 0.01 * calls + 0.001 * len(pixels) * (2 if size >= self.slow_from else 1)
-            return Embeddings(*[np.empty((len(of), 1))] * 3, *[np.empty(len(of))] * 2)
+            found = Embeddings(*[np.empty((len(of), 1))] * 3, *[np.empty(len(of))] * 2)
+            seconds = self.now - began
+            return SimpleNamespace(wait=lambda: (found, seconds))
 
         made = Encoder(BridgeTower(config()), SimpleNamespace(size=64))  # type: ignore[arg-type]
-        made._embedding = embed  # type: ignore[assignment]
+        made._embedding = SimpleNamespace(queue=queue)  # type: ignore[assignment]
         made.find_micro_batch()
         return made
 
@@ -62,20 +63,20 @@ def batch(encoder: Encoder, pictures: int = 256) -> int:
     return encoder.micro_batch
 
 
-def test_search_doubles_while_batches_get_faster_and_then_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = Machine(monkeypatch, slow_from=128).process("one")
+def test_search_doubles_while_batches_get_faster_and_then_keeps_the_best() -> None:
+    encoder = Machine(slow_from=128).process("one")
     assert [batch(encoder) for _ in range(17)] == [8] * 2 + [16] * 3 + [32] * 3 + [64] * 3 + [128] * 3 + [64] * 3
 
 
 def test_search_ends_at_the_most_that_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gpu, "total", 1000 * GIB)
-    encoder = Machine(monkeypatch).process("one")
+    encoder = Machine().process("one")
     assert {batch(encoder) for _ in range(30)} == {8, 16, 32, 64, 128, 256}
     assert batch(encoder) == 256
 
 
-def test_search_ends_where_memory_is_out_and_does_not_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = Machine(monkeypatch).process("one")  # 160 pictures fit
+def test_search_ends_where_memory_is_out_and_does_not_try_again() -> None:
+    encoder = Machine().process("one")  # 160 pictures fit
     sizes = [batch(encoder) for _ in range(30)]
     assert max(sizes) == 256 or sizes[-1] == 128
     assert sizes[-10:] == [128] * 10
@@ -91,12 +92,12 @@ def test_search_learns_nothing_from_a_batch_that_does_not_fill_a_call() -> None:
 
 def test_search_learns_of_calls_that_a_reject_leaves_not_quite_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gpu, "total", 1000 * GIB)
-    encoder = Machine(monkeypatch, slow_from=255).process("one")
+    encoder = Machine(slow_from=255).process("one")
     assert [batch(encoder, 255) for _ in range(30)][-10:] == [128] * 10
 
 
-def test_two_processes_that_probe_on_one_gpu_do_not_kill_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(monkeypatch)
+def test_two_processes_that_probe_on_one_gpu_do_not_kill_each_other() -> None:
+    machine = Machine()
     one, other = machine.process("one"), machine.process("other")
     for name in ("one", "other"):
         cap_memory(0.5, Gpu.total, lambda fraction, name=name: machine.gpu.limits.update({name: fraction}))
@@ -111,7 +112,7 @@ def test_two_processes_that_probe_on_one_gpu_do_not_kill_each_other(monkeypatch:
 
 def test_two_processes_without_a_cap_would(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gpu, "total", 64 * GIB)
-    machine = Machine(monkeypatch)
+    machine = Machine()
     one, other = machine.process("one"), machine.process("other")
     for _ in range(30):
         batch(one)

@@ -9,12 +9,12 @@ import torch
 
 from model import transfer
 from model.hardware import best_dtype, lacks_float8
-from model.transfer import Copy, Pinned, ahead, copier
+from model.transfer import Copy, InPlace, Part, Pinned, ahead, copier
 
 
-def parts(count: int) -> Iterator[np.ndarray]:
+def parts(count: int) -> Iterator[Part]:
     for i in range(count):
-        yield np.full((2, 4, 4, 3), i, dtype=np.uint8)
+        yield np.full((2, 4, 4, 3), i, dtype=np.uint8), np.arange(2)
 
 
 class Noting:
@@ -23,13 +23,15 @@ class Noting:
     def __init__(self) -> None:
         self.log: list[str] = []
 
-    def start(self, part: np.ndarray) -> Copy:
-        self.log.append(f"start {part.flat[0]}")
-        return Copy(torch.from_numpy(part), None)
+    def start(self, part: Part) -> Copy:
+        self.log.append(f"start {part[0].flat[0]}")
+        return Copy(torch.from_numpy(part[0]), None)
 
     def wait(self, copy: Copy) -> torch.Tensor:
         self.log.append(f"wait {int(copy.there[0, 0, 0, 0])}")
         return copy.there
+
+    back = InPlace.back
 
 
 def test_two_parts_are_copied_ahead_of_the_one_that_is_computed() -> None:
@@ -44,15 +46,22 @@ def test_two_parts_are_copied_ahead_of_the_one_that_is_computed() -> None:
 
 def test_parts_for_the_cpu_are_not_copied() -> None:
     given = list(parts(3))
-    for part, there in zip(given, ahead(given, copier(torch.device("cpu"))), strict=True):
-        assert there.data_ptr() == part.ctypes.data
+    for (pixels, _), there in zip(given, ahead(given, copier(torch.device("cpu"))), strict=True):
+        assert there.data_ptr() == pixels.ctypes.data
+
+
+def test_of_some_pictures_those_are_taken_that_were_chosen() -> None:
+    pixels = np.arange(4, dtype=np.uint8).repeat(3).reshape(4, 1, 1, 3)
+    chosen = [np.array([2, 0]), np.array([3, 3])]
+    found = ahead([(pixels, some) for some in chosen], copier(torch.device("cpu")))
+    assert [there[:, 0, 0, 0].tolist() for there in found] == [[2, 0], [3, 3]]
 
 
 class FakeEvent:
     log: list[str] = []  # noqa: RUF012  # of one test, which clears it
     made = 0
 
-    def __init__(self) -> None:
+    def __init__(self, *, enable_timing: bool = False) -> None:
         self.name = FakeEvent.made = FakeEvent.made + 1
 
     def synchronize(self) -> None:
@@ -60,6 +69,10 @@ class FakeEvent:
 
     def record(self, stream: object) -> None:
         self.log.append(f"copy from buffer {self.name}")
+
+    def elapsed_time(self, other: "FakeEvent") -> float:
+        assert other.name == self.name + 1
+        return 250.0
 
 
 class FakeStream:
@@ -70,7 +83,9 @@ class FakeStream:
         event.log.append(f"gpu waits for buffer {event.name}")
 
 
-def test_pinned_buffer_is_filled_again_only_after_its_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A GPU that writes down what is asked of it."""
     FakeEvent.log, FakeEvent.made = [], 0
     monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
@@ -80,13 +95,26 @@ def test_pinned_buffer_is_filled_again_only_after_its_copy(monkeypatch: pytest.M
     empty = torch.empty
     monkeypatch.setattr(transfer.torch, "empty", lambda size, dtype, pin_memory: empty(size, dtype=dtype))
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking: self.clone())
+    return FakeEvent.log
 
+
+def test_pinned_buffer_is_filled_again_only_after_its_copy(cuda: list[str]) -> None:
     found = [int(there[0, 0, 0, 0]) for there in ahead(parts(5), Pinned(torch.device("cpu")))]
     assert found == list(range(5))
-    waits = [line for line in FakeEvent.log if line.startswith("gpu")]
+    waits = [line for line in cuda if line.startswith("gpu")]
     assert waits == [f"gpu waits for buffer {n}" for n in (2, 3, 1, 2, 3)]
-    again = FakeEvent.log.index("host waits for buffer 2", 1)
-    assert FakeEvent.log.index("gpu waits for buffer 2") < again < FakeEvent.log.index("copy from buffer 2", again)
+    again = cuda.index("host waits for buffer 2", 1)
+    assert cuda.index("gpu waits for buffer 2") < again < cuda.index("copy from buffer 2", again)
+
+
+def test_results_of_a_gpu_are_waited_for_only_when_they_are_asked_for(cuda: list[str]) -> None:
+    pinned = Pinned(torch.device("cpu"))
+    first, second = (pinned.back()([torch.full((2,), n)]) for n in (1, 2))
+    assert not [line for line in cuda if line.startswith("host")]
+    (here,), seconds = first()
+    assert (here.tolist(), seconds) == ([1, 1], 0.25)
+    assert [line for line in cuda if line.startswith("host")] == ["host waits for buffer 5"]
+    assert second()[0][0].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def squares(images: list[bytes], preparer: Preparer) -> tuple[np.ndarray, np.nda
     """All pictures as the reference path and as a draft make them; and the scale, 1 over this."""
     whole = [decode(image, _LARGEST) for image in images]
     small = [decode(image, _LARGEST, preparer.resized) for image in images]
-    both = (np.stack([preparer.picture(one.rgb, one.extent) for one in made]) for made in (whole, small))
+    both = (np.stack([preparer.picture(one.picture, one.extent) for one in made]) for made in (whole, small))
     return (*both, small[0].scale)
 
 

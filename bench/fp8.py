@@ -60,7 +60,7 @@ def encoder(folder: Path, dtype: str) -> Encoder:
 def embedded(by: Encoder, scenes: int) -> Embeddings:
     """Each picture with its own caption and with that of the next, which is most often false of it."""
     drawn = [sample(SEED, index, "") for index in range(scenes)]
-    pixels = np.stack([by.preparer.picture(np.asarray(draw(one.scene))) for one in drawn])
+    pixels = np.stack([by.preparer.picture(draw(one.scene)) for one in drawn])
     own = [ids for ids, _ in by.preparer.captions([one.captions[0] for one in drawn])]
     ids = [one for pair in zip(own, own[1:] + own[:1], strict=True) for one in pair]
     return by.embed(pixels, ids, np.arange(scenes).repeat(2).tolist())

@@ -67,7 +67,7 @@ def _draw_pairs(task: tuple[Path, int, range, int]) -> tuple[npt.NDArray[np.uint
     folder, seed, indexes, objects = task
     prepare = Preparer.from_folder(folder)
     scenes = [scene for index in indexes for scene in mates(seed, index, objects)]
-    return np.stack([prepare.picture(np.asarray(draw(scene))) for scene in scenes]), scenes
+    return np.stack([prepare.picture(draw(scene)) for scene in scenes]), scenes
 
 
 @dataclass(frozen=True)

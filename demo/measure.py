@@ -56,7 +56,7 @@ class Exam:
         self.device = next(model.parameters()).device
         self.rng = generator(seed)
         self.facts = [captions.told(scene, self.rng) for scene in scenes]
-        pictures = np.stack([prepare.picture(np.asarray(draw(scene))) for scene in scenes])
+        pictures = np.stack([prepare.picture(draw(scene)) for scene in scenes])
         self.pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().to(self.device)
 
     def _say(self, claims: list[Claim]) -> list[str]:

@@ -104,13 +104,13 @@ def window(size: int, crop: int) -> tuple[slice, slice]:
     return slice(start, start + size), slice(0, size)
 
 
-def needed(shape: tuple[int, ...], resized: int, keep: slice) -> tuple[int, int]:
+def needed(size: tuple[int, int], resized: int, keep: slice) -> tuple[int, int]:
     """Which columns of a resized picture are worth computing: `keep`, and around it up to whole pixels of the source.
 
     Cut there, they come out bit for bit as if all had been computed; but only where Pillow resizes the width before
     the height, as it does with wide pictures that become much smaller.
     """
-    height, width, *_ = shape
+    height, width = size
     if width <= height or width < 1.5 * resized:
         return 0, resized
     step = resized // gcd(width, resized)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from tokenizers import Tokenizer
 from model.errors import ModelError
 from model.files import section
 from model.geometry import Geometry, needed, window
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -92,18 +96,19 @@ class Preparer:
         """Height and width of a picture of this size after the resize, before the cut."""
         return self.geometry.resized(height, width)
 
-    def picture(self, rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
-        """RGB (height, width, 3) -> (size, size, 3), both uint8; call `fits` first.
+    def picture(self, picture: "Image.Image", extent: tuple[float, float] | None = None) -> Pixels:
+        """An RGB picture -> (size, size, 3) uint8; call `fits` first.
 
         `extent` is the height and width of what is looked at, from the first pixel on; all of it unless given.
         """
         from PIL import Image  # here: bench/gpu.py runs where it is not installed
 
-        (tall, wide), (height, width) = extent or rgb.shape[:2], self.geometry.resized(*rgb.shape[:2])
+        size = picture.height, picture.width
+        (tall, wide), (height, width) = extent or size, self.geometry.resized(*size)
         (to_y, from_y), (to_x, from_x) = window(height, self.size), window(width, self.size)
-        left, right = needed(rgb.shape, width, from_x)
+        left, right = needed(size, width, from_x)
         scale = wide / width
-        resized = Image.fromarray(rgb).resize(
+        resized = picture.resize(
             (right - left, height),
             Image.Resampling(self.geometry.resample),
             box=(round(left * scale, 6), 0, round(right * scale, 6), tall),  # whole pixels, of a whole picture

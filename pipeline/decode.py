@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -64,15 +63,15 @@ class Rejected(Exception):  # noqa: N818 - not a failure of the program, a verdi
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """`rgb` is uint8 (height, width, 3), C-contiguous, upright; `size` the original's height and width, as seen."""
+    """`picture` is RGB, upright and decoded; `size` the original's height and width, as seen."""
 
-    rgb: npt.NDArray[np.uint8]
+    picture: Image.Image
     size: tuple[int, int]
-    scale: int = 1  # `rgb` is 1 over this of the original
+    scale: int = 1  # `picture` is 1 over this of the original
 
     @property
     def extent(self) -> tuple[float, float]:
-        """Height and width of the picture in `rgb`, whose last row and column it may fill in part alone."""
+        """Height and width of what is seen in `picture`, whose last row and column it may fill in part alone."""
         return self.size[0] / self.scale, self.size[1] / self.scale
 
 
@@ -103,7 +102,7 @@ def decode(image: bytes, max_pixels: int, resized: Resized | None = None) -> Dec
                 if resized and isinstance(picture, JpegImageFile):
                     size, scale = _draft(picture, resized)
                 picture.load()
-                rgb = np.asarray(_upright(picture, _rgb(picture)))
+                upright = _upright(picture, _rgb(picture))
     except Rejected:
         raise
     except Exception as error:  # a decoder on hostile bytes may raise anything: the picture is bad
@@ -111,7 +110,7 @@ def decode(image: bytes, max_pixels: int, resized: Resized | None = None) -> Dec
         if not format.whole(image) or "truncated" in said.lower():
             raise Rejected(RejectReason.TRUNCATED, f"{format.name} of {len(image)} bytes: {said}") from error
         raise Rejected(RejectReason.UNDECODABLE, f"{format.name}: {said}") from error
-    return DecodedImage(np.ascontiguousarray(rgb), size or rgb.shape[:2], scale)
+    return DecodedImage(upright, size or (upright.height, upright.width), scale)
 
 
 def _draft(picture: JpegImageFile, resized: Resized) -> tuple[tuple[int, int], int]:

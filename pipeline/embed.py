@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from pipeline.config import Contract
 from pipeline.errors import ClusterError
@@ -35,8 +36,8 @@ class Preparer(Protocol):
         """Height and width of a picture of this size after the resize, before the cut."""
         ...
 
-    def picture(self, rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
-        """RGB (height, width, 3) -> the model's square (size, size, 3), both uint8; `extent` as of DecodedImage."""
+    def picture(self, picture: Image.Image, extent: tuple[float, float] | None = None) -> Pixels:
+        """An RGB picture -> the model's square (size, size, 3) uint8; `extent` as of DecodedImage."""
         ...
 
     def captions(self, texts: list[str]) -> list[tuple[list[int], bool]]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
+from PIL import Image
 
 from pipeline import cluster
 from pipeline.barred import Barred
@@ -177,5 +177,5 @@ def _sizes_of_a_pair(told: Forecast, first: Slice, preparer: Preparer) -> tuple[
     """Bytes of its shard that come from a store, and of its prepared picture, which is one for all its captions."""
     pairs = told.totals.pairs.value or 1.0
     stored = "://" in first.shard.uri and not first.shard.uri.startswith("file://")
-    square = preparer.picture(np.zeros((64, 64, 3), np.uint8)).nbytes
+    square = preparer.picture(Image.new("RGB", (64, 64))).nbytes
     return told.todo.bytes / pairs if stored else 0.0, square * told.totals.samples.value / pairs

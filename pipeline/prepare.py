@@ -108,7 +108,7 @@ def _prepared(sample: Sample, config: ReadConfig, preparer: Preparer) -> list[Ro
             raise Rejected(RejectReason.EXTREME_ASPECT, f"{width} x {height}: a side would be resized to nothing")
     except Rejected as error:
         return [_reject_row(_rejected(sample, caption, error)) for caption in sample.captions]
-    square = np.ascontiguousarray(preparer.picture(decoded.rgb, decoded.extent))
+    square = np.ascontiguousarray(preparer.picture(decoded.picture, decoded.extent))
     tokens = preparer.captions([c.text for c in sample.captions])
     captions = [
         {"position": c.position, "caption_index": c.index, "caption": c.text, "token_ids": ids, "truncated": cut}

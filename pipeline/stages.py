@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import ray
+from PIL import Image
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.barred import Barred
@@ -58,7 +58,7 @@ class EmbedActor:
 
 def _try_out(embedder: Embedder, preparer: Preparer) -> None:
     """Embed a grey picture, before any of the user's."""
-    pixels = preparer.picture(np.full((64, 64, 3), 128, dtype=np.uint8))
+    pixels = preparer.picture(Image.new("RGB", (64, 64), "grey"))
     ((token_ids, _),) = preparer.captions(["a grey square"])
     require_sane(embedder.embed(pixels[None], [token_ids], [0]))
 

@@ -10,6 +10,7 @@ breaks the model.
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from pipeline.config import Contract
 from pipeline.embed import Embedder, Footprint, Model, Pixels, Vectors
@@ -48,8 +49,8 @@ class FakePreparer:
     def resized(self, height: int, width: int) -> tuple[int, int]:
         return SIDE, SIDE
 
-    def picture(self, rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
-        return np.full((SIDE, SIDE, 3), rgb[0, 0, 0], dtype=np.uint8)
+    def picture(self, picture: Image.Image, extent: tuple[float, float] | None = None) -> Pixels:
+        return np.full((SIDE, SIDE, 3), np.asarray(picture)[0, 0, 0], dtype=np.uint8)
 
     def captions(self, texts: list[str]) -> list[tuple[list[int], bool]]:
         words = [[NAN_TOKEN if w == "NaN" else len(w) for w in text.split()] for text in texts]

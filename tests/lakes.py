@@ -10,6 +10,7 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from pipeline.config import Contract, Keep
 from pipeline.contract import Layout
@@ -107,15 +108,15 @@ class FakeLake:
             self._add(sample, image, captions, dataset, shard)
 
     def _add(self, sample: Any, image: bytes, captions: Sequence[str], dataset: str, shard: str) -> None:
-        rgb = rgb_of(image)
-        vector = image_vector(Squares().picture(rgb))
+        picture = decoded(image)
+        vector = image_vector(Squares().picture(picture))
         for index, caption in enumerate(captions):
             row = {"id": f"{len(self.rows):06d}", "dataset": dataset, "shard": shard, "key": sample.key}
-            row |= {"caption": caption, "caption_index": index, "width": rgb.shape[1], "height": rgb.shape[0]}
+            row |= {"caption": caption, "caption_index": index, "width": picture.width, "height": picture.height}
             row |= {"sha256": hashlib.sha256(image).hexdigest(), "image_embedding": vector, "run_id": "r"}
             row |= {"image_offset": sample.place.image_offset, "image_length": sample.place.image_length}
             row |= {"itc_score": 0.5, "itm_score": len(self.rows) % 10 / 10, "text_embedding": text_vector(caption)}
-            row |= {"cross_embedding": pair_vector(Squares().picture(rgb), caption)}
+            row |= {"cross_embedding": pair_vector(Squares().picture(picture), caption)}
             self.rows.append(row)
 
     def write(self, keep: Sequence[Keep] = (), vectors: Sequence[str] = ("image", "text")) -> "FakeLake":
@@ -167,8 +168,8 @@ def _stored(vector: np.ndarray | None) -> np.ndarray | None:
     return None if vector is None else np.asarray(vector, np.float16)
 
 
-def rgb_of(image: bytes) -> np.ndarray:
-    return decode(image, 10**6).rgb
+def decoded(image: bytes) -> Image.Image:
+    return decode(image, 10**6).picture
 
 
 def jpeg(i: int) -> bytes:

@@ -105,9 +105,9 @@ class Squares:
     def resized(self, height: int, width: int) -> tuple[int, int]:
         return 4, 4
 
-    def picture(self, rgb: np.ndarray, extent: tuple[float, float] | None = None) -> np.ndarray:
-        height, width = extent or rgb.shape[:2]
-        return np.asarray(Image.fromarray(rgb).resize((4, 4), box=(0, 0, width, height)))
+    def picture(self, picture: Image.Image, extent: tuple[float, float] | None = None) -> np.ndarray:
+        height, width = extent or (picture.height, picture.width)
+        return np.asarray(picture.resize((4, 4), box=(0, 0, width, height)))
 
     def captions(self, texts: list[str]) -> list[tuple[list[int], bool]]:
         return [([len(w) for w in t.split()[:5]], len(t.split()) > 5) for t in texts]

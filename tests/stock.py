@@ -65,7 +65,7 @@ def load(folder: Path, *heads: str, dtype: str = "float32") -> Encoder:
 
 
 def squares(encoder: Encoder, images: list[Image.Image]) -> npt.NDArray[np.uint8]:
-    return np.stack([encoder.preparer.picture(np.asarray(image)) for image in images])
+    return np.stack([encoder.preparer.picture(image) for image in images])
 
 
 def ids(encoder: Encoder, texts: list[str]) -> list[list[int]]:

@@ -77,7 +77,7 @@ def _square(preparer: Preparer, row: Row, image: Answer) -> Pixels:
     if isinstance(image, FetchError):
         raise FetchError(f"{image}; or evaluate without looking at pictures, with --rerank-top 0")
     try:
-        return preparer.picture(decode(image, row["width"] * row["height"]).rgb)
+        return preparer.picture(decode(image, row["width"] * row["height"]).picture)
     except Rejected as error:
         raise FetchError(
             f"the picture {row['key']} of shard {row['shard']} is {error.reason}: {error.detail}"

@@ -68,7 +68,7 @@ def tile(hit: Hit, answer: Answer, side: int = _SIDE, max_pixels: int = _LARGEST
 
 
 def _thumbnail(image: bytes, side: int = _SIDE, max_pixels: int = _LARGEST) -> Image.Image:
-    picture = Image.fromarray(decode(image, max_pixels).rgb)
+    picture = decode(image, max_pixels).picture
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return picture
 

@@ -76,7 +76,9 @@ def _square(preparer: Preparer, image: Answer) -> Pixels | str:
     if isinstance(image, Exception):
         return str(image)
     try:
-        rgb = decode(image, _LARGEST).rgb
+        picture = decode(image, _LARGEST).picture
     except Rejected as error:
         return f"the picture is {error.reason}: {error.detail}"
-    return preparer.picture(rgb) if preparer.fits(*rgb.shape[:2]) else "the picture is too narrow for the model"
+    if not preparer.fits(picture.height, picture.width):
+        return "the picture is too narrow for the model"
+    return preparer.picture(picture)

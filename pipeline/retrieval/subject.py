@@ -105,12 +105,12 @@ def subject(query: Query, model: QueryModel, dataset: Any) -> Subject:
 def _square(image: bytes, preparer: Preparer) -> Pixels:
     """The picture that is asked with, as the model takes it."""
     try:
-        rgb = decode(image, _LARGEST).rgb
+        picture = decode(image, _LARGEST).picture
     except Rejected as error:
         raise InputError(f"--image cannot be used, it is {error.reason}: {error.detail}") from error
-    if not preparer.fits(*rgb.shape[:2]):
-        raise InputError(f"--image is {rgb.shape[1]} x {rgb.shape[0]} pixels, too narrow for the model")
-    return preparer.picture(rgb)
+    if not preparer.fits(picture.height, picture.width):
+        raise InputError(f"--image is {picture.width} x {picture.height} pixels, too narrow for the model")
+    return preparer.picture(picture)
 
 
 def _of_row(row_id: str, column: str, dataset: Any) -> Subject:

@@ -109,7 +109,7 @@ def _prepared(
         except Rejected as error:
             findings.problem("sample", f"{_name(row)}: its picture is now {error.reason}: {error.detail}")
         else:
-            yield _Ready(row, preparer.picture(found.rgb, found.extent))
+            yield _Ready(row, preparer.picture(found.picture, found.extent))
 
 
 def _name(row: Row) -> str:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import ray
+from PIL import Image
 
 from pipeline.embed import Model, Pixels
 from tests.fakes import CONTRACT, FakeEmbedder, FakeEmbeddings, FakePreparer
@@ -59,11 +60,11 @@ class Reader(FakePreparer):
     notes: Notes
     actors: int
 
-    def picture(self, rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
-        if rgb.shape[:2] != (64, 64):  # an actor tries itself out with one of these
+    def picture(self, picture: Image.Image, extent: tuple[float, float] | None = None) -> Pixels:
+        if picture.size != (64, 64):  # an actor tries itself out with one of these
             self.notes.write("reader")
             self.notes.wait(self.actors)
-        return super().picture(rgb, extent)
+        return super().picture(picture, extent)
 
 
 def placed_model(notes: Notes, readers_wait_for: int, actors_wait_for: int) -> Model:

@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 
 from model import ModelSpec
 from pipeline.config import Contract, Tagging
@@ -40,9 +41,9 @@ class SmallPreparer:
     def resized(self, height: int, width: int) -> tuple[int, int]:
         return SIDE, SIDE
 
-    def picture(self, rgb: Pixels, extent: tuple[float, float] | None = None) -> Pixels:
-        rows, columns = (np.linspace(0, n - 1, SIDE).astype(int) for n in rgb.shape[:2])
-        return rgb[rows][:, columns]
+    def picture(self, picture: Image.Image, extent: tuple[float, float] | None = None) -> Pixels:
+        rows, columns = (np.linspace(0, n - 1, SIDE).astype(int) for n in (picture.height, picture.width))
+        return np.asarray(picture)[rows][:, columns]
 
     def captions(self, texts: list[str]) -> list[tuple[list[int], bool]]:
         return [([_token(w) for w in text.split()[:64]], len(text.split()) > 64) for text in texts]

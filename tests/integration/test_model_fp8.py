@@ -141,7 +141,7 @@ def demo(dtype: str) -> Encoder:
 
 def seen(encoder: Encoder, exactly: bool = False) -> Embeddings:
     drawn = [sample(101, index, "") for index in range(24)]
-    pixels = np.stack([encoder.preparer.picture(np.asarray(draw(one.scene))) for one in drawn])
+    pixels = np.stack([encoder.preparer.picture(draw(one.scene)) for one in drawn])
     ids = [ids for ids, _ in encoder.preparer.captions([one.captions[0] for one in drawn])]
     return (encoder.embed_exactly if exactly else encoder.embed)(pixels, ids, list(range(24)))
 

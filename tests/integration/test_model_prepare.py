@@ -57,7 +57,7 @@ def picture(height: int, width: int) -> np.ndarray:
 
 def assert_identical(geometry: Geometry, rgb: np.ndarray) -> None:
     """The uint8 square, and what the levels make of it, equal the stock processor's values exactly."""
-    square = preparer(geometry).picture(rgb)
+    square = preparer(geometry).picture(Image.fromarray(rgb))
     plain = {"do_rescale": False, "do_normalize": False}
     raw = stock(geometry)([rgb], input_data_format="channels_last", **plain)["pixel_values"][0]
     assert square.dtype == np.uint8
@@ -103,13 +103,13 @@ def test_picture_of_which_columns_are_left_out_equals_the_stock_processor(tall: 
 def test_picture_of_a_draft_is_nearly_that_of_the_whole(geometry: Geometry, size: tuple[int, int]) -> None:
     rough = Image.fromarray(picture(size[0] // 24, size[1] // 24)).resize(size[::-1], Image.Resampling.BICUBIC)
     whole, draft = (decode(encoded(rough, "JPEG"), 10**7, how) for how in (None, preparer(geometry).resized))
-    assert draft.rgb.size < whole.rgb.size / 3
-    squares = [preparer(geometry).picture(one.rgb, one.extent).astype(int) for one in (whole, draft)]
+    assert draft.picture.width * draft.picture.height < whole.picture.width * whole.picture.height / 3
+    squares = [preparer(geometry).picture(one.picture, one.extent).astype(int) for one in (whole, draft)]
     assert np.abs(squares[0] - squares[1]).mean() < 2
 
 
 def test_picture_for_large_is_288_within_a_black_border_of_three() -> None:
-    square = preparer(LARGE).picture(np.full((500, 500, 3), 255, dtype=np.uint8))
+    square = preparer(LARGE).picture(Image.new("RGB", (500, 500), "white"))
     assert square.shape == (294, 294, 3)
     assert (square[3:291, 3:291] == 255).all()
     assert square.sum() == 288 * 288 * 3 * 255

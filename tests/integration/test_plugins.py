@@ -145,7 +145,7 @@ def test_query_by_a_picture_finds_it(table: Any, lake: Lake, tmp_path: Path) -> 
 def test_words_and_a_picture_together_are_fused_for_the_cross_column(lake: Lake, encoder: Encoder, table: Any) -> None:
     (image,) = lake.search(WORDS, limit=1).images()
     assert isinstance(image, bytes)
-    pixels = encoder.preparer.picture(decode(image, 10**6).rgb)[None]
+    pixels = encoder.preparer.picture(decode(image, 10**6).picture)[None]
     ids = [ids for ids, _ in encoder.preparer.captions([WORDS])]
     vectors = {"cross": encoder.embed(pixels, ids, [0]).cross[0]}
     both = encoder.embed_texts([WORDS])[0] + encoder.embed_images(pixels)[0]
@@ -164,7 +164,7 @@ def matched(lake: Lake, encoder: Encoder, rows: list[dict[str, Any]]) -> list[fl
     """The ITM probability of the words with each row's picture, one by one."""
     hits = lake.search(WORDS, limit=1000, one_per_image=False)
     pictures = dict(zip(hits.table["sha256"].to_pylist(), hits.images(), strict=True))
-    squares = [encoder.preparer.picture(decode(pictures[row["sha256"]], 10**6).rgb) for row in rows]  # type: ignore[arg-type]
+    squares = [encoder.preparer.picture(decode(pictures[row["sha256"]], 10**6).picture) for row in rows]  # type: ignore[arg-type]
     return [float(encoder.match(square[None], [WORDS])[0, 0]) for square in squares]
 
 

@@ -65,9 +65,9 @@ def test_search_by_words_equals_the_text_tower_against_the_stored_vectors(lake: 
 def test_search_reranked_equals_the_itm_head_on_every_picture(lake: Lake, encoder: Encoder) -> None:
     hits = lake.search("two cats", limit=40, rerank="itm")
     assert {h["shard"] for h in hits.to_list()} == {"00000.tar", "00001.tar", "00002.parquet"}
-    pictures = [decode(fetch_image(h, root(lake)), 10**6).rgb for h in hits.to_list()]
+    pictures = [decode(fetch_image(h, root(lake)), 10**6).picture for h in hits.to_list()]
     assert hits.images() == [fetch_image(h, root(lake)) for h in hits.to_list()]
-    alone = [encoder.match(encoder.preparer.picture(rgb)[None], ["two cats"])[0, 0] for rgb in pictures]
+    alone = [encoder.match(encoder.preparer.picture(picture)[None], ["two cats"])[0, 0] for picture in pictures]
     np.testing.assert_allclose(hits.table["itm_query"], alone, atol=1e-5)
     assert alone == sorted(alone, reverse=True)
 

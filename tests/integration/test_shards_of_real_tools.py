@@ -47,7 +47,7 @@ def test_shards_of_webdataset_encoded_by_it_decode_to_the_same_pixels(tmp_path: 
         sink.write({"__key__": "a", "png": values, "json": {"caption": ["one", "two"]}})
     (sample,) = samples(read_all(tmp_path))
     assert [c.text for c in sample.captions] == ["one", "two"]
-    assert np.abs(decode(sample.image, 10**6).rgb - values * 255).max() <= 1
+    assert np.abs(np.asarray(decode(sample.image, 10**6).picture) - values * 255).max() <= 1
 
 
 def test_parquet_of_hugging_face_datasets_is_read_to_the_last_pair(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_parquet_of_hugging_face_datasets_is_read_to_the_last_pair(tmp_path: Pat
     assert [[c.text for c in s.captions] for s in got] == columns["text"]
     assert [c.position for s in got for c in s.captions] == list(range(24))
     for sample, original in zip(got, pictures, strict=True):
-        assert np.array_equal(decode(sample.image, 10**6).rgb, np.asarray(original))
+        assert np.array_equal(np.asarray(decode(sample.image, 10**6).picture), np.asarray(original))
     rows = [
         r
         for s in cut(listing.shards[0], 2**29)

@@ -16,7 +16,7 @@ from pipeline.database import Database
 from pipeline.errors import BridgelakeError, ConfigError, ContractError, FetchError, InputError, TableError
 from pipeline.evaluate import Evaluation, EvaluationModel, Report, evaluate
 from pipeline.evaluation import matching, pairs
-from tests.lakes import CONTRACT, FakeEncoder, FakeLake, captioned, image_vector, jpeg, rgb_of, text_vector
+from tests.lakes import CONTRACT, FakeEncoder, FakeLake, captioned, decoded, image_vector, jpeg, text_vector
 from tests.moulds import Moulds
 from tests.shards import Squares, members, write_tar
 
@@ -58,7 +58,7 @@ class Evaluated:
         images = np.stack([np.asarray(first[n]["image_embedding"], stored) for n in names]).astype(float)
         texts = np.stack([np.asarray(row["text_embedding"], stored) for row in rows]).astype(float)
         images, texts = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (images, texts))
-        squares = [Squares().picture(rgb_of(jpeg(int(first[n]["caption"].split()[1])))) for n in names]
+        squares = [Squares().picture(decoded(jpeg(int(first[n]["caption"].split()[1])))) for n in names]
         margins = np.array([[margin_of(square, row["caption"]) for square in squares] for row in rows])
         scores = texts @ images.T
         relevant = of[:, None] == np.arange(len(names))
@@ -146,7 +146,7 @@ def test_shards_are_evaluated_without_a_table_as_a_table_of_them_is(tmp_path: Pa
     report = evaluated(read=ReadConfig((str(folder),)), rerank_top=6)
     rows = []
     for i in range(40):
-        square = Squares().picture(rgb_of(members(1, start=i)[0][1]))
+        square = Squares().picture(decoded(members(1, start=i)[0][1]))
         row = {"sha256": str(i), "caption": f"caption {i}", "image_embedding": image_vector(square)}
         rows.append(row | {"text_embedding": text_vector(f"caption {i}")})
     itc, _ = evaluated.by_hand(rows, 6, wide=True)

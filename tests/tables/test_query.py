@@ -15,7 +15,7 @@ from pipeline.config import Contract, Keep
 from pipeline.database import Database
 from pipeline.errors import ConfigError, ContractError, FetchError, InputError, TableError
 from pipeline.query import Query, QueryModel, read_picture, search
-from tests.lakes import HOSTILE, FakeLake, captioned, image_vector, jpeg, match_of, rgb_of, text_vector
+from tests.lakes import HOSTILE, FakeLake, captioned, decoded, image_vector, jpeg, match_of, text_vector
 from tests.moulds import Moulds
 from tests.shards import Squares, encoded, picture
 
@@ -38,7 +38,7 @@ def lake(moulds: Moulds) -> FakeLake:
 
 def square(row: Row) -> np.ndarray:
     """What the model sees of a row's picture."""
-    return Squares().picture(rgb_of(image_of(row)))
+    return Squares().picture(decoded(image_of(row)))
 
 
 def image_of(row: Row) -> bytes:
@@ -88,7 +88,7 @@ def test_query_fetches_more_until_there_are_enough_pictures(tmp_path: Path) -> N
     lake.add("00001.tar", captioned(30, start=1))
     lake.write()
     hits = lake.search(image=image, limit=4)
-    assert ids(hits) == [row["id"] for _, row in lake.nearest(image_vector(Squares().picture(rgb_of(image))))[:4]]
+    assert ids(hits) == [row["id"] for _, row in lake.nearest(image_vector(Squares().picture(decoded(image))))[:4]]
     assert hits.to_list()[0]["caption"] == "again 0"
     assert len(lake.search(image=image, limit=100)) == 31
 

@@ -14,7 +14,7 @@ from pipeline import index
 from pipeline.errors import ConfigError, InputError, TableError
 from pipeline.index import Tuned, keep_tuned
 from pipeline.retrieval import fulltext, nearest
-from tests.lakes import FakeLake, captioned, image_vector, jpeg, match_of, pair_vector, rgb_of, text_vector, unit
+from tests.lakes import FakeLake, captioned, decoded, image_vector, jpeg, match_of, pair_vector, text_vector, unit
 from tests.moulds import Moulds
 from tests.shards import Squares, picture
 
@@ -24,7 +24,7 @@ COLOURS = ("red", "green", "blue", "black", "white")
 
 
 def square(i: int) -> np.ndarray:
-    return Squares().picture(rgb_of(jpeg(i)))
+    return Squares().picture(decoded(jpeg(i)))
 
 
 def said(i: int, c: int) -> str:
@@ -186,7 +186,7 @@ def test_search_takes_the_least_score_before_the_search_and_the_largest_distance
 
 def test_rerank_takes_the_least_probability_of_the_words(lake: FakeLake) -> None:
     hits = lake.search("two cats", rerank="itm", min_itm=0.5, limit=40)
-    scores = [match_of(Squares().picture(rgb_of(image)), "two cats") for image in hits.images()]
+    scores = [match_of(Squares().picture(decoded(image)), "two cats") for image in hits.images()]
     assert min(scores) >= 0.5
     assert len(hits) == sum(match_of(square(i), "two cats") >= 0.5 for i in range(40))
     (lake.folder / "laion" / "00001.tar").unlink()

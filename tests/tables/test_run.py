@@ -355,7 +355,7 @@ def test_tags_are_added_by_name_and_a_run_without_them_leaves_its_rows_null(
     assert start(shards).touched == 1  # and its rows keep what they have
     found = {(r["shard"], r["key"]): (r["tags"], r["tag_probabilities"]) for r in rows(tmp_path)}
     told = {key: tags for (shard, key), tags in found.items() if shard == second.name}
-    values = {f"{i:05d}": FakePreparer().picture(decode(picture(i), 10**6).rgb)[0, 0, 0] % 4 for i in range(4, 8)}
+    values = {f"{i:05d}": FakePreparer().picture(decode(picture(i), 10**6).picture)[0, 0, 0] % 4 for i in range(4, 8)}
     assert told == {key: ([WORDS[b], WORDS[(b + 1) % 4]], [0.5, 0.25]) for key, b in values.items()}
     assert {tags for (shard, _), tags in found.items() if shard != second.name} == {(None, None)}
     assert json.loads(rows(tmp_path, "runs")[1]["configuration"])["embed"]["tags"] == {

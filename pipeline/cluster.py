@@ -41,6 +41,7 @@ class Placement:
     device: str
     dtype: str
     reason: str
+    near: bool = False  # readers rather go where actors are
 
     def describe(self) -> str:
         """One line for the person who pays for it."""
@@ -209,4 +210,6 @@ def lay_out(config: EmbedConfig, has: Capacity, slices: int | None = None) -> Pl
         device=device,
         dtype=dtype if config.dtype == "auto" else config.dtype,
         reason=has.describe() if config.device == "auto" else f"--device {config.device}",
+        # An autoscaler sees in what waits which nodes are wanted: there, none is named.
+        near=not has.scales and sum(group.nodes for group in has.up) > 1,
     )

@@ -185,7 +185,7 @@ class Run:
             watching(self.config.faults.stall_seconds, self._on.describe(), self.observer.say) as watch,
         ):
             read = replace(self.config.read, keep=place.stored.keep)
-            crew = stages.Crew(self._on, watch.line)
+            crew = stages.Crew(self._on, watch.line, homes=lambda: watch.homes)
             prepared = stages.prepared(follow.slices, read, self.model, crew, follow.barred)
             stream = stages.embedded(prepared, self.config.embed, self.model, crew, place.stored)
             follow.run(stream, self.observer, self.config.write.commit_seconds, watch)

@@ -1,9 +1,10 @@
 """The stages as Ray Data runs them: slices -> prepared samples (CPU tasks) -> embedded blocks (actors)."""
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -24,6 +25,7 @@ _MOST_BLOCKS = 3000  # input blocks of a dataset; more cost the driver seconds
 _CALLS = 8  # model calls' worth of rows for an actor at once: Ray leaves a rest each time, which then weighs little
 _MOST_ROWS = 2048  # for an actor at once: half a gigabyte of squares of 294 pixels
 _BLOCK_BYTES = 16 * 2**20
+_NODE = "ray.io/node-id"  # Ray's label
 
 
 class EmbedActor:
@@ -87,6 +89,7 @@ class Crew:
     line: Line
     reader: Callable[..., Iterator[pa.Table]] = read_stage
     actor: type[EmbedActor] = EmbedActor
+    homes: Callable[[], Collection[str]] = frozenset  # ids of the nodes with actors, as far as they are known
 
 
 def prepared(slices: Mapping[str, Slice], config: ReadConfig, model: Model, crew: Crew, barred: Barred) -> Dataset:
@@ -100,9 +103,24 @@ def prepared(slices: Mapping[str, Slice], config: ReadConfig, model: Model, crew
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=crew.placement.reader_cpus,
+        ray_remote_args_fn=_near(crew.homes) if crew.placement.near else None,
         # No limit, as without it; but Ray runs two stages with equal options as one, in the actors.
         max_calls=0,
     )
+
+
+def _near(homes: Callable[[], Collection[str]]) -> Callable[[], dict[str, Any]]:
+    """Ray's options for the next reader: on a node with actors if it has a CPU to spare, else on any.
+
+    What is decoded there does not cross the network: Ray Data hands a block to an actor on its node first.
+    """
+
+    def options() -> dict[str, Any]:
+        if not (nodes := ",".join(sorted(homes()))):
+            return {}
+        return {"label_selector": {_NODE: f"in({nodes})"}, "fallback_strategy": [{"label_selector": {}}]}
+
+    return options
 
 
 @contextmanager

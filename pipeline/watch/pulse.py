@@ -52,6 +52,7 @@ class Look:
     actors: int  # that have loaded their model so far
     last: dict[str, Last]  # by stage
     lost: dict[str, list[str]]  # node -> errors with which its GPU was lost
+    homes: frozenset[str] = frozenset()  # ids of the nodes on which actors have loaded theirs
 
 
 @dataclass(slots=True)
@@ -63,6 +64,7 @@ class Pulse:
     _last: dict[str, tuple[Beat, float]] = field(default_factory=dict)
     _lost: dict[str, list[str]] = field(default_factory=dict)
     _actors: int = 0
+    _homes: set[str] = field(default_factory=set)
 
     def beat(self, beat: Beat) -> None:
         """Hear what a worker is at."""
@@ -74,11 +76,12 @@ class Pulse:
             if len(self._furthest) > _REMEMBERED:
                 del self._furthest[next(iter(self._furthest))]
 
-    def started(self) -> None:
-        """Hear that an actor has loaded its model."""
+    def started(self, node: str) -> None:
+        """Hear that an actor has loaded its model on the node of this id."""
         if self._actors == 0:  # later ones may be the same again, after a crash
             self._moved = time.monotonic()
         self._actors += 1
+        self._homes.add(node)
 
     def lost(self, node: str, error: str) -> None:
         """Hear that a node lost its GPU."""
@@ -96,7 +99,7 @@ class Pulse:
         """How the run stands."""
         now = time.monotonic()
         last = {stage: Last(beat.slice, beat.node, now - at) for stage, (beat, at) in self._last.items()}
-        return Look(now - self._moved, self._actors, last, self._lost)
+        return Look(now - self._moved, self._actors, last, self._lost, frozenset(self._homes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class Line:
 
     def started(self) -> None:
         """Tell that an actor has loaded its model."""
-        self.actor.started.options(num_returns=0).remote()
+        self.actor.started.options(num_returns=0).remote(ray.get_runtime_context().get_node_id())
 
     def gone(self, error: BaseException) -> NoReturn:
         """Tell that this process' GPU is lost, and end the process: Ray starts another and redoes its work."""

@@ -30,6 +30,7 @@ class Watchdog:
         """`compute`: how the actors are laid out, for those who wait for them in vain; `say`: gets the last words."""
         self.line = line
         self.doing = ""  # what the driver waits for besides the stream of blocks: a stage, and more
+        self.homes: frozenset[str] = frozenset()  # ids of the nodes with actors
         self._stall = stall_seconds
         self._compute = compute
         self._say = say
@@ -102,6 +103,7 @@ class Watchdog:
         self._over.set()
 
     def _hear(self, look: Look | None) -> None:
+        self.homes = look.homes if look else self.homes
         for node, errors in look.lost.items() if look else ():
             for error in errors[self._heard.get(node, 0) :]:
                 self._news.append(f"node {node} lost its GPU by {error!r}; what it was at is done again")

@@ -28,12 +28,12 @@ class Notes:
         notes = [path.name.split() for path in self.folder.glob(f"{what} *")]
         return [node for _, node, _ in sorted(notes, key=lambda note: int(note[2]))]
 
-    def wait(self, actors: int, on: str = "") -> None:
+    def wait(self, count: int, on: str = "", of: str = "actor") -> None:
         """Until so many actors have started, on a certain node if one is named."""
         until = time.monotonic() + _LONGEST
-        while sum(on in node for node in self.nodes("actor")) < actors:
+        while sum(on in node for node in self.nodes(of)) < count:
             if time.monotonic() > until:
-                raise TimeoutError(f"{self.nodes('actor')} have started, not {actors} {on}")
+                raise TimeoutError(f"{self.nodes(of)} have started, not {count} {on}")
             time.sleep(0.2)
 
 
@@ -51,6 +51,18 @@ class Placed(FakeEmbedder):
         if self.calls:  # the first is the actor's own, who tries itself out
             self.notes.wait(self.actors)
         return super().embed(pixels, token_ids, image_of)
+
+
+class Meeting(FakePreparer):
+    """Of a reader that works only once there are so many readers."""
+
+    def __init__(self, notes: Notes, readers: int) -> None:
+        self.notes, self.readers = notes, readers
+        notes.write("reader")
+
+    def picture(self, picture: Image.Image, extent: tuple[float, float] | None = None) -> Pixels:
+        self.notes.wait(self.readers, of="reader")
+        return super().picture(picture, extent)
 
 
 @dataclass(frozen=True)

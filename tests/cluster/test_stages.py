@@ -3,20 +3,25 @@
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import lancedb
 import pytest
 from ray.cluster_utils import Cluster
 
+from pipeline import stages
+from pipeline.barred import Barred
+from pipeline.cluster import joined, lay_out
 from pipeline.config import EmbedConfig, FaultConfig, ReadConfig, RunConfig, WriteConfig
 from pipeline.embed import Model
 from pipeline.run import Run
 from pipeline.summary import Summary
-from tests.cluster.placed import Notes, placed_model
+from pipeline.watch.watchdog import watching
+from tests.cluster.placed import Meeting, Notes, placed_model
 from tests.conftest import REPOSITORY
-from tests.fakes import Quiet
-from tests.shards import members, write_tar
+from tests.fakes import CONTRACT, FakeEmbedder, Quiet
+from tests.shards import members, whole, write_tar
 
 pytestmark = pytest.mark.cluster
 SHARDS, PAIRS = 8, 6
@@ -71,6 +76,20 @@ def test_stages_land_where_they_should(cluster: Cluster, shards: Path, tmp_path:
     assert {node: first.count(node) for node in first} == dict.fromkeys(gpu_nodes(cluster), each)
     on_cpu_nodes = [node for node in notes.nodes("reader") if node not in gpu_nodes(cluster)]
     assert len(set(on_cpu_nodes)) == 2
+
+
+def test_readers_go_where_actors_are_while_there_is_a_cpu_and_elsewhere_then(
+    cluster: Cluster, shards: Path, tmp_path: Path
+) -> None:
+    notes, home = Notes(tmp_path), min(gpu_nodes(cluster))
+    with joined() as has, watching(100, "test") as watch:
+        on = lay_out(EmbedConfig(device="cpu", num_gpus=1.0), has)
+        crew = stages.Crew(on, watch.line, homes=lambda: [home])
+        slices = {path.name: whole(path) for path in sorted(shards.iterdir())[:4]}
+        read = ReadConfig((str(shards),))
+        stages.prepared(slices, read, Model(CONTRACT, partial(Meeting, notes, 4), FakeEmbedder), crew, Barred()).count()
+    first = notes.nodes("reader")[:4]
+    assert first.count(home) == 2
 
 
 def test_a_node_that_joins_late_is_used_and_one_that_leaves_costs_nothing_but_time(

@@ -62,11 +62,12 @@ def test_pulse_knows_the_last_that_each_stage_told(clock: list[float]) -> None:
 def test_pulse_takes_the_first_actor_that_starts_for_progress_and_no_later_one(clock: list[float]) -> None:
     heart = Pulse()
     clock[0] += 50
-    heart.started()
+    heart.started("n1")
     assert (heart.look().idle, heart.look().actors) == (0, 1)
     clock[0] += 50
-    heart.started()
+    heart.started("n2")
     assert (heart.look().idle, heart.look().actors) == (50, 2)
+    assert heart.look().homes == {"n1", "n2"}
 
 
 def test_pulse_collects_lost_gpus_by_node() -> None:

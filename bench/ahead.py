@@ -18,8 +18,9 @@ from unittest.mock import patch
 import boto3
 from moto.server import ThreadedMotoServer
 
-from bench.feed import GEOMETRY, SIDES, photo
+from bench.feed import GEOMETRY, SIDES
 from bench.hardware import hardware
+from bench.photo import photo
 from model.prepare import Preparer
 from pipeline import read
 from pipeline.config import ReadConfig

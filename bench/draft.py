@@ -15,8 +15,9 @@ import tyro
 from PIL import Image
 
 import model
-from bench.feed import GEOMETRY, photo
+from bench.feed import GEOMETRY
 from bench.hardware import hardware
+from bench.photo import photo
 from bridgelake import DEFAULT_MODEL
 from demo.draw import draw
 from demo.pack import sample, scene_of

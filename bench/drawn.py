@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from transformers import BridgeTowerConfig
 
-from bench.feed import photo
+from bench.photo import photo
 from bench.waterfall import SIZES
 from demo.pack import sample
 from tests.checkpoints import weights, write_surroundings

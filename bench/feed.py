@@ -19,13 +19,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageFilter
+from PIL import Image
 from transformers.models.bridgetower.image_processing_pil_bridgetower import BridgeTowerImageProcessorPil
 
 from bench.flow import CONTRACT, NothingEmbedder
 from bench.hardware import hardware
+from bench.photo import photo
 from model.geometry import Geometry
 from model.prepare import Preparer
 from pipeline.config import ReadConfig
@@ -38,23 +38,11 @@ from pipeline.schema import Kind, rows_schema
 from pipeline.stored import Stored
 from pipeline.write import Job, Target, write_jobs
 from tests.checkpoints import POSITIONS, tokenizer
-from tests.shards import encoded, whole, write_tar
+from tests.shards import whole, write_tar
 
 SIDES = (640, 1280)
 GEOMETRY = Geometry(shortest=294, crop=294)  # of the large checkpoint
 _CALL = 64
-
-
-def photo(side: int, seed: int) -> bytes:
-    """A JPEG of three by two, `side` pixels long, about as smooth, and so as large, as a photo."""
-    rng = np.random.default_rng(seed)
-    height, rough = side * 2 // 3, np.zeros((1, 1, 3))
-    for scale in (4, 16, 64, side // 4):
-        grain = Image.fromarray(rng.integers(0, 256, (scale * 2 // 3 or 1, scale, 3), dtype=np.uint8))
-        rough = rough + np.asarray(grain.resize((side, height), Image.Resampling.BICUBIC), float) / (scale**0.5)
-    levels = (rough - rough.min()) / (rough.max() - rough.min()) * 255
-    image = Image.fromarray(levels.astype(np.uint8)).filter(ImageFilter.SMOOTH)
-    return encoded(image, "JPEG", quality=90)
 
 
 def make_shard(folder: Path, side: int, count: int) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 
 import pipeline.committer
 from pipeline.config import Contract, EmbedConfig, ReadConfig, RunConfig, WriteConfig
-from pipeline.embed import Embedder, Model, Pixels
+from pipeline.embed import Embedder, Footprint, Model, Pixels
 from pipeline.run import Run
 from pipeline.table import Rows
 from pipeline.watch.progress import Counts
@@ -48,6 +48,10 @@ class NothingEmbedder(Embedder):
         return FakeEmbeddings(image, text, image, itc, np.full(len(image), 0.5, np.float32))
 
     embed_exactly = embed
+
+    def footprint(self) -> Footprint:
+        """As `pipeline.embed.Embedder`."""
+        return Footprint(0, 0, 64)
 
 
 @dataclass

@@ -1,17 +1,20 @@
 """What the model makes of a GPU, as a waterfall: pairs a second, share of the counted limit, peak memory.
 
     python -m bench.gpu --out gpu.json
-    python -m bench.gpu --sizes tiny --device cpu --repeats 1      # every line of it, where there is no GPU
+    python -m bench.gpu --parts shared --sizes large        # are two actors faster on this GPU than one?
+    python -m bench.gpu --sizes tiny --device cpu --repeats 1 --seconds 1 --workers 2    # all parts, without a GPU
 
-torch, transformers and numpy alone. The limit is what the GPU would do if it multiplied all the time as fast as it
-multiplies large bfloat16 matrices, measured in the same run, over the counted operations of our pass.
+Beside the waterfall (bars): decode and model together (fed), and two processes on one GPU (shared).
+torch, transformers and numpy alone, but Pillow for what is fed. The waterfall's limit is what the GPU would do if it
+multiplied all the time as fast as it multiplies large bfloat16 matrices, measured in the same run, over the counted
+operations of our pass.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -19,8 +22,10 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from torch.nn.functional import ScalingType, scaled_mm
 
+from bench import gpu_feed, gpu_share
+from bench.gpu_actor import Actor
+from bench.gpu_ceiling import ceiling, seconds
 from bench.hardware import hardware
 from bench.waterfall import Batch, Case, Model, first, flops_a_pair, one_backbone, sdpa, shift, staged
 from model.bridgetower import BridgeTower
@@ -44,47 +49,6 @@ class Bar(NamedTuple):
     dtype: str
     run: Callable[[Batch], Embeddings]
     over: str = ""  # the bar that its gain is told over, where that is not the one before
-
-
-def ceiling(device: str, side: int) -> dict[str, float]:
-    """What this device reaches alone: bfloat16 TFLOP/s, and GB/s of copies to it and within it."""
-    one = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    product = _best(lambda: one @ one, device)
-    there = torch.empty(side * side * 2, dtype=torch.uint8, device=device)
-    here = torch.empty_like(there, device="cpu")
-    here = here.pin_memory() if device == "cuda" else here
-    to = _best(lambda: there.copy_(here, non_blocking=True), device)
-    within = _best(there.clone, device)
-    found = {
-        "bf16_tflops": 2 * side**3 / product / 1e12,
-        "to_device_gb_s": len(there) / to / 1e9,
-        "within_device_gb_s": 2 * len(there) / within / 1e9,
-    }
-    if not lacks_float8(device):
-        small, scale, by_row = one.to(torch.float8_e4m3fn), torch.ones(side, 1, device=device), ScalingType.RowWise
-        product = _best(
-            lambda: scaled_mm(small, small.t(), scale, by_row, scale.t(), by_row, use_fast_accum=True), device
-        )
-        found["fp8_tflops"] = 2 * side**3 / product / 1e12
-    return found
-
-
-def _best(call: Callable[[], Any], device: str, repeats: int = 20) -> float:
-    call()
-    return min(_seconds(call, device) for _ in range(repeats))
-
-
-def _seconds(call: Callable[[], Any], device: str) -> float:
-    _wait(device)
-    began = time.perf_counter()
-    call()
-    _wait(device)
-    return time.perf_counter() - began
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def bars(model: Model, device: str, compiled: bool) -> list[Bar]:
@@ -146,11 +110,11 @@ def measure(bar: Bar, batch: Batch, device: str, repeats: int) -> tuple[Embeddin
         torch.cuda.reset_peak_memory_stats()
     try:
         result = bar.run(batch)
-        seconds = [_seconds(lambda: bar.run(batch), device) for _ in range(repeats)]
+        took = [seconds(lambda: bar.run(batch), device) for _ in range(repeats)]
     except torch.OutOfMemoryError:
         return None, {}
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
-    return result, {"pairs_per_s": len(batch) / statistics.median(seconds), "peak_gib": peak}
+    return result, {"pairs_per_s": len(batch) / statistics.median(took), "peak_gib": peak}
 
 
 def waterfall(
@@ -195,31 +159,72 @@ def main(args: argparse.Namespace) -> int:
     top = ceiling(args.device, 8192 if on_gpu else 512)
     print(f"{hardware()}; {name}; transformers {transformers.__version__}")
     print("alone: " + ", ".join(f"{key} {value:,.1f}" for key, value in top.items()), flush=True)
-    rows = []
-    with torch.inference_mode():
-        for size in args.sizes:
-            print(size, flush=True)
-            model = Model(size, args.device)
-            all_ = bars(model, args.device, on_gpu or args.compile)
-            for case in CASES:
-                limit = top["bf16_tflops"] * 1e12 / flops_a_pair(size, case)
-                rows += [{"size": size, **row} for row in waterfall(model, case, limit, args, all_)]
+    found: dict[str, Any] = {"hardware": hardware(), "device": name, "alone": top, "pictures": args.pictures}
+    found |= {part: [] for part in args.parts}
+    for size in args.sizes:
+        print(size, flush=True)
+        for part in args.parts:
+            found[part] += PARTS[part](size, top["bf16_tflops"] * 1e12, args)
+            forget()
     if args.out:
-        found = {"hardware": hardware(), "device": name, "alone": top, "pictures": args.pictures, "bars": rows}
         args.out.write_text(json.dumps(found, indent=1) + "\n")
-    return 0 if all(row["same"] for row in rows) else 1
+    return 0 if all(row["same"] for row in found.get("bars", ())) else 1
+
+
+@torch.inference_mode()
+def waterfalls(size: str, operations: float, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The bars of all cases, on a device that does so many operations a second at most."""
+    model = Model(size, args.device)
+    all_ = bars(model, args.device, args.compile)
+    rows = []
+    for case in CASES:
+        limit = operations / flops_a_pair(size, case)
+        rows += [{"size": size, **row} for row in waterfall(model, case, limit, args, all_)]
+    return rows
+
+
+def fed(size: str, operations: float, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Decode and model together, beside the model alone."""
+    actor = Actor(size, args.device, args.pictures, args.compile)
+    told = gpu_feed.Told(args.seconds, args.repeats, args.workers)
+    found = gpu_feed.measure(actor.embed, actor.geometry, args.pictures, told)
+    print(f"  {gpu_feed.line(found)}", flush=True)
+    return [{"size": size, **found}]
+
+
+def shared(size: str, operations: float, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Two processes on the device, beside one."""
+    work = gpu_share.Work(size, args.device, args.pictures, args.compile)
+    found = gpu_share.measure(work, gpu_feed.Told(args.seconds, args.repeats))
+    print(f"  {gpu_share.line(found)}", flush=True)
+    return [{"size": size, **found}]
+
+
+def forget() -> None:
+    """Free what a part held of the device, compiled graphs too, so that the next has room."""
+    torch._dynamo.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+PARTS = {"bars": waterfalls, "fed": fed, "shared": shared}
 
 
 def options(given: list[str] | None = None) -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["large", "base"], choices=["large", "base", "tiny"])
+    parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=[*PARTS], help="what is measured of each size")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--pictures", type=int, default=64, help="in one call")
     parser.add_argument("--repeats", type=int, default=5, help="timed; medians are reported")
+    parser.add_argument("--seconds", type=float, default=5, help="of each stretch of what runs in several processes")
+    parser.add_argument("--workers", type=int, help="processes that decode; default: for each core one but for one")
     parser.add_argument("--compile", action="store_true", help="also on a CPU, where it takes minutes")
     parser.add_argument("--out", type=Path, help="JSON")
-    return parser.parse_args(given)
+    args = parser.parse_args(given)
+    args.compile |= args.device == "cuda"
+    return args
 
 
 if __name__ == "__main__":

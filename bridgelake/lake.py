@@ -101,7 +101,7 @@ class Lake:
         """Run a configuration; what it has already committed is skipped."""
         from pipeline.run import Run  # Ray, which a search does without
 
-        return Run(config, as_model(self.spec, config.embed.tags), progress or observer()).start()
+        return Run(config, as_model(self.spec, config.embed.tags, config.embed.compile), progress or observer()).start()
 
     def forecast(self, config: RunConfig, gpu_hour_price: float | None = None) -> "Forecast":
         """What `run` would do now, how quickly and at what cost; nothing is written.
@@ -111,7 +111,7 @@ class Lake:
         """
         from pipeline.forecast import forecast
 
-        return forecast(config, as_model(self.spec, config.embed.tags), gpu_hour_price)
+        return forecast(config, as_model(self.spec, config.embed.tags, config.embed.compile), gpu_hour_price)
 
     def replay_rejects(
         self,
@@ -142,7 +142,7 @@ class Lake:
         read, write, embed = as_embedded(write, embed or EmbedConfig(), max_pixels)
         faults = FaultConfig(max_reject_rate=1.0)  # what is read again was rejected once already
         config = RunConfig(read, write, embed, faults)
-        return Run(config, as_model(self.spec, embed.tags), progress or observer()).replay(wanted)
+        return Run(config, as_model(self.spec, embed.tags, embed.compile), progress or observer()).replay(wanted)
 
     def delete(self, order: Order, extent: Extent | None = None) -> Deleted:
         """Take pairs down for good: by an SQL condition, ids, URLs or SHA-256; with `purge`, their bytes too.

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import model
-from model import Blank, ModelSpec, errors
+from model import Blank, Extras, ModelSpec, errors
 from model.heads import require_mlm
 from model.prepare import Preparer
 from pipeline.config import Contract, Tagging
@@ -38,8 +38,10 @@ def contract(spec: ModelSpec) -> Contract:
     return Contract(spec.weights, spec.source, spec.revision, spec.preprocessing, spec.dimension)
 
 
-def as_model(spec: ModelSpec, tags: Tagging | None = None) -> Model:
+def as_model(spec: ModelSpec, tags: Tagging | None = None, compile: str = "auto") -> Model:
     """The model as the data plane wants it: made inside the workers, nothing heavy travels.
+
+    `compile` is as of EmbedConfig.
 
     Raises:
         ModelError: it cannot tell the tags that are asked for.
@@ -48,7 +50,7 @@ def as_model(spec: ModelSpec, tags: Tagging | None = None) -> Model:
     if blank:
         prompt = len(blank.tokens(preparer(spec))[0])
         require_mlm(spec)
-    make = partial(preparer, spec), partial(encoder, spec, blank=blank)
+    make = partial(preparer, spec), partial(encoder, spec, extras=Extras(blank, compile))
     return Model(contract(spec), *make, spec.size, partial(spec.operations, prompt=prompt))
 
 
@@ -76,7 +78,7 @@ def preparer(spec: ModelSpec) -> Preparer:
 
 @lru_cache(maxsize=2)
 def encoder(
-    spec: ModelSpec, device: str, dtype: str, batch_size: int, gpu_share: float = 1.0, blank: Blank | None = None
+    spec: ModelSpec, device: str, dtype: str, batch_size: int, gpu_share: float = 1.0, extras: Extras | None = None
 ) -> "Embedder":
     """The loaded checkpoint, once a process.
 
@@ -90,7 +92,7 @@ def encoder(
             "an actor was given a GPU but torch sees no CUDA there: install the CUDA build of torch on the "
             "GPU nodes, or use --device cpu"
         )
-    return Embedder(model.load_for_batches(spec, device, dtype, batch_size, gpu_share, blank))
+    return Embedder(model.load_for_batches(spec, device, dtype, batch_size, gpu_share, extras))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class Embedder:
         from model.packed import weight_bytes
 
         held = memory_held(str(self.encoder.device))
-        return Footprint(weight_bytes(self.encoder.tower), held, self.encoder.micro_batch)
+        return Footprint(weight_bytes(self.encoder.tower), held, self.encoder.micro_batch, self.encoder.compiled)
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
         """As `Encoder.embed`."""

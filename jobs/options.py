@@ -26,6 +26,7 @@ class ComputeOptions:
     batch_size: int | Literal["auto"] = 64  # Pictures in one model call; auto finds the fastest.
     device: str = "auto"  # Where torch computes: auto asks the cluster, gpu, or cpu.
     dtype: str = "auto"  # auto, float32, bfloat16, or fp8 (float8, on an H100 or later).
+    compile: str = "auto"  # torch.compile, minutes at an actor's first start: auto for GPUs alone, on, or off.
     num_gpus: float | None = None  # Share of a GPU that Ray reserves for each actor.
     actors: int | None = None  # At most this many embedding actors. Default: as many as fit.
     submit: str | None = None  # Run all this as a job on a cluster: its dashboard's URL, such as http://head:8265.
@@ -39,7 +40,7 @@ class ComputeOptions:
     @property
     def config(self) -> EmbedConfig:
         """As a run takes them."""
-        return EmbedConfig(self.batch_size, self.device, self.dtype, self.num_gpus, self.actors)
+        return EmbedConfig(self.batch_size, self.device, self.dtype, self.num_gpus, self.actors, compile=self.compile)
 
 
 @dataclass(frozen=True, kw_only=True)

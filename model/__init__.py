@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from model.blank import Blank
 from model.errors import ModelError
+from model.extras import Extras
 from model.spec import ModelSpec, resolve
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from model.encoder import Encoder
     from model.prepare import Preparer
 
-__all__ = ["Blank", "ModelError", "ModelSpec", "load", "load_for_batches", "resolve"]
+__all__ = ["Blank", "Extras", "ModelError", "ModelSpec", "load", "load_for_batches", "resolve"]
 
 
 def load(
@@ -40,7 +41,7 @@ def load(
 
 
 def _loaded(
-    spec: ModelSpec, device: str, dtype: str, heads: tuple[str, ...], *, for_batches: bool = False
+    spec: ModelSpec, device: str, dtype: str, heads: tuple[str, ...], extras: Extras | None = None
 ) -> "tuple[BridgeTower, Preparer]":
     from model.checkpoint import check_dtype, load_tower, on_device
     from model.prepare import Preparer
@@ -49,13 +50,14 @@ def _loaded(
     folder = spec.fetch()
     preparer = spec.check(Preparer.from_folder(folder))
     tower = load_tower(folder, preparer, heads)
-    if for_batches and "mlm" not in heads:
+    if extras and not extras.blank:
         tower.mlm_score = None  # of `large` 52 million weights, in each actor
-    return on_device(tower, device, dtype), preparer
+    packs = not (extras and extras.compiles(device))  # torch.compile cannot lower packed layers
+    return on_device(tower, device, dtype, packs=packs), preparer
 
 
 def load_for_batches(
-    spec: ModelSpec, device: str, dtype: str, batch_size: int, gpu_share: float, blank: Blank | None = None
+    spec: ModelSpec, device: str, dtype: str, batch_size: int, gpu_share: float, extras: Extras | None = None
 ) -> "Encoder":
     """Load a checkpoint to embed millions of pairs: within its share of a GPU, and compiled for it.
 
@@ -65,7 +67,7 @@ def load_for_batches(
         dtype: as for `load`.
         batch_size: pictures, and pairs, in a call; 0 lets the first batches find the best.
         gpu_share: of the GPU's memory that this process may fill.
-        blank: for which the MLM head tells words of each picture; None leaves that head out.
+        extras: what is asked of it beside the vectors; nothing unless given.
 
     Raises:
         ModelError: as `load`.
@@ -79,14 +81,16 @@ def load_for_batches(
     from model.encoder import Encoder
     from model.hardware import cap_memory
 
-    if device == "cuda":
+    extras = extras or Extras()
+    if extras.compiles(device):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_path("bridgelake") / "compiled"))
+    if device == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
         cap_memory(gpu_share, total, torch.cuda.set_per_process_memory_fraction)
-    heads = ("itc", "itm", "mlm") if blank else ("itc", "itm")
-    encoder = Encoder(*_loaded(spec, device, dtype, heads, for_batches=True), batch_size, blank)
+    heads = ("itc", "itm", "mlm") if extras.blank else ("itc", "itm")
+    encoder = Encoder(*_loaded(spec, device, dtype, heads, extras), batch_size, extras.blank)
     if batch_size == 0:
         encoder.find_micro_batch()
-    if device == "cuda":  # on a CPU it takes minutes and gains little
+    if extras.compiles(device):
         print(f"note: compiled in {encoder.compile():.0f} s; it is kept for the next start", file=sys.stderr)
     return encoder

@@ -69,8 +69,8 @@ def load_tower(folder: Path, preparer: Preparer, heads: tuple[str, ...]) -> Brid
     return tower
 
 
-def on_device(tower: BridgeTower, device: str, dtype: str) -> BridgeTower:
-    """The tower on `device`, ready to compute in `dtype`.
+def on_device(tower: BridgeTower, device: str, dtype: str, *, packs: bool = True) -> BridgeTower:
+    """The tower on `device`, ready to compute in `dtype`; on a CPU with its weights packed, if it `packs`.
 
     Raises:
         ModelError: in one line, where torch raises several kinds of error; or the device does not multiply float8.
@@ -82,7 +82,7 @@ def on_device(tower: BridgeTower, device: str, dtype: str) -> BridgeTower:
                 "use --dtype bfloat16"
             )
         kind = DTYPES[best_dtype(device) if dtype == "auto" else dtype]
-        if torch.device(device).type == "cpu" and can_pack(kind):
+        if packs and torch.device(device).type == "cpu" and can_pack(kind):
             pack(tower.bridgetower, kind)
         tower.cast(kind)
         moved: BridgeTower = tower.to(device)

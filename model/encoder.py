@@ -40,10 +40,12 @@ class Encoder:
         self._search: Search | None = None
         self._exact: Encoder | None = None
         self._blank = blank
+        self.compiled: float | None = None  # in so many seconds; 0 where it was tried and cannot be done
 
     def compile(self) -> float:
         """Compile what `embed` computes; returns the seconds that it took."""
-        return self._embedding.compile(Compiled(self.tower))
+        self.compiled = self._embedding.compile(Compiled(self.tower))
+        return self.compiled
 
     def find_micro_batch(self) -> None:
         """Let the next batches find the micro-batch in which `embed` is fastest."""

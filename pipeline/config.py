@@ -81,6 +81,7 @@ class EmbedConfig:
     num_gpus: float | None = None
     actors: int | None = None
     tags: Tagging | None = None  # None: no tags
+    compile: str = "auto"  # torch.compile: on, off, or auto, which is on for GPUs alone
 
     def __post_init__(self) -> None:
         found = self.batch_size == "auto" or self.batch_size > 0
@@ -88,6 +89,7 @@ class EmbedConfig:
         _check(self.device in ("auto", "gpu", "cpu"), "--device", self.device, "auto, gpu or cpu")
         of_cpus = ("auto", "float32", "bfloat16")
         _check(self.dtype in (*of_cpus, "fp8"), "--dtype", self.dtype, "auto, float32, bfloat16 or fp8")
+        _check(self.compile in ("auto", "on", "off"), "--compile", self.compile, "auto, on or off")
         fits = self.device != "cpu" or self.dtype in of_cpus
         _check(fits, "--dtype", self.dtype, "auto, float32 or bfloat16 with --device cpu")
         _check(

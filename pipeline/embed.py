@@ -82,6 +82,7 @@ class Footprint:
     weights: int
     memory: int  # at most so far: of a GPU's memory, else of the process's
     micro_batch: int
+    compiled: float | None = None  # the seconds that it took; 0 where it was tried and cannot be done
 
 
 class Embedder(Protocol):

@@ -45,7 +45,7 @@ class EmbedActor:
             line.gone(error)
         except Exception as error:  # whatever a checkpoint or a device raises: the node is named
             raise ClusterError(f"the model cannot be used on node {here()}: {error}") from error
-        line.started()
+        line.started(self._embedder.footprint().compiled)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """A few model calls; what they embed may be of any slices."""

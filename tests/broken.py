@@ -1,25 +1,29 @@
 """Models that break in a worker as real ones do; what happened is counted by files in a folder, over all processes."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.embed import DeviceLostError, Model, Pixels
+from pipeline.embed import DeviceLostError, Footprint, Model, Pixels
 from tests.fakes import CONTRACT, FakeEmbedder, FakeEmbeddings, FakePreparer
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What breaks: the GPU is lost in the first so many calls, a call or the start takes so long, vectors are NaN."""
+    """What breaks: the GPU is lost in the first so many calls, a call or the start takes so long, vectors are NaN.
+
+    `compiled`: in so many seconds, as it says.
+    """
 
     folder: Path
     losses: int = 0
     seconds: float = 0.0
     start_seconds: float = 0.0
     nan: bool = False
+    compiled: float | None = None
 
 
 class Breaking(FakeEmbedder):
@@ -30,6 +34,9 @@ class Breaking(FakeEmbedder):
         self.plan = plan
         note(plan.folder, "start")
         time.sleep(plan.start_seconds)
+
+    def footprint(self) -> Footprint:
+        return replace(super().footprint(), compiled=self.plan.compiled)
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> FakeEmbeddings:
         made = super().embed(pixels, token_ids, image_of)

@@ -83,9 +83,10 @@ def _actor(on: Cluster) -> str:
         )
         batch = "is found when it starts" if on.batch_size == "auto" else f"{on.batch_size} at most"
         return f"{weights}; what a call takes beside them was not measured; micro-batch {batch}{_per_gpu(on)}"
+    compiled = f", compiled in {taken.compiled:.0f} s" if taken.compiled else ""
     where = "of the GPU" if on.placement.device == "cuda" else "of memory"
     return (
-        f"{size(taken.memory)} {where} at most, weights {size(taken.weights)} in {on.dtype}, "
+        f"{size(taken.memory)} {where} at most, weights {size(taken.weights)} in {on.dtype}{compiled}, "
         f"micro-batch {taken.micro_batch}{_per_gpu(on)}"
     )
 

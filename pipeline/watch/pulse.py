@@ -53,6 +53,7 @@ class Look:
     last: dict[str, Last]  # by stage
     lost: dict[str, list[str]]  # node -> errors with which its GPU was lost
     homes: frozenset[str] = frozenset()  # ids of the nodes on which actors have loaded theirs
+    compiled: dict[str, float] = field(default_factory=dict)  # node -> seconds; 0 where it cannot be done
 
 
 @dataclass(slots=True)
@@ -65,6 +66,7 @@ class Pulse:
     _lost: dict[str, list[str]] = field(default_factory=dict)
     _actors: int = 0
     _homes: set[str] = field(default_factory=set)
+    _compiled: dict[str, float] = field(default_factory=dict)
 
     def beat(self, beat: Beat) -> None:
         """Hear what a worker is at."""
@@ -76,12 +78,14 @@ class Pulse:
             if len(self._furthest) > _REMEMBERED:
                 del self._furthest[next(iter(self._furthest))]
 
-    def started(self, node: str) -> None:
-        """Hear that an actor has loaded its model on the node of this id."""
+    def started(self, home: str, node: str, compiled: float | None) -> None:
+        """Hear that an actor has loaded its model, and compiled it in so many seconds; `home` is its node's id."""
+        self._homes.add(home)
+        if compiled is not None:
+            self._compiled.setdefault(node, compiled)
         if self._actors == 0:  # later ones may be the same again, after a crash
             self._moved = time.monotonic()
         self._actors += 1
-        self._homes.add(node)
 
     def lost(self, node: str, error: str) -> None:
         """Hear that a node lost its GPU."""
@@ -99,7 +103,8 @@ class Pulse:
         """How the run stands."""
         now = time.monotonic()
         last = {stage: Last(beat.slice, beat.node, now - at) for stage, (beat, at) in self._last.items()}
-        return Look(now - self._moved, self._actors, last, self._lost, frozenset(self._homes))
+        homes = frozenset(self._homes)
+        return Look(now - self._moved, self._actors, last, self._lost, homes, self._compiled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +116,10 @@ class Line:
     head: str = ""  # host:port of the cluster's, where it is known
     raylet: str = ""  # the socket of Ray's own process on this node
 
-    def started(self) -> None:
-        """Tell that an actor has loaded its model."""
-        self.actor.started.options(num_returns=0).remote(ray.get_runtime_context().get_node_id())
+    def started(self, compiled: float | None = None) -> None:
+        """Tell that an actor has loaded its model, and the seconds that it took to compile it, if it did."""
+        home = ray.get_runtime_context().get_node_id()
+        self.actor.started.options(num_returns=0).remote(home, here(), compiled)
 
     def gone(self, error: BaseException) -> NoReturn:
         """Tell that this process' GPU is lost, and end the process: Ray starts another and redoes its work."""

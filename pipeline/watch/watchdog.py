@@ -39,6 +39,7 @@ class Watchdog:
         self._verdict: ClusterError | None = None
         self._news: list[str] = []
         self._heard: dict[str, int] = {}  # lost GPUs, by node
+        self._compiled: set[str] = set()  # nodes of which it was told
         self._headless = False
         self._gone: dict[str, str] | None = None  # nodes that Ray has lost, and why; those from before the run too
         self._missing: list[str] = []  # those of the run
@@ -79,6 +80,7 @@ class Watchdog:
         while not self._over.wait(self.line.every):
             look = self.line.look(self.line.every)
             self._hear(look)
+            self.tell_compiled(look)
             self.look_for_head()
             self.look_for_nodes()
             idle = time.monotonic() - self._moved
@@ -108,6 +110,15 @@ class Watchdog:
             for error in errors[self._heard.get(node, 0) :]:
                 self._news.append(f"node {node} lost its GPU by {error!r}; what it was at is done again")
             self._heard[node] = len(errors)
+
+    def tell_compiled(self, look: Look | None) -> None:
+        """Say once of each node how long an actor there took to compile the model."""
+        for node, seconds in look.compiled.items() if look else ():
+            if node not in self._compiled:
+                self._compiled.add(node)
+                fails = f"torch.compile does not work on node {node}, so computing without; its actor's log says why"
+                works = f"compiled the model in {seconds:.0f} s on node {node}, which keeps it for the next start"
+                self._say(works if seconds else fails)
 
     def look_for_head(self) -> None:
         """Say once that the head is away, and that it is back: Ray itself ends a job without a word."""
@@ -184,5 +195,6 @@ def watching(stall_seconds: float, compute: str, say: Say = _on_stderr) -> Itera
             threading.Thread(target=watch, daemon=True).start()
         try:
             yield dog
+            dog.tell_compiled(line.look(line.every))  # of a run that was shorter than the time between two looks
         finally:
             dog.close()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from model import ModelSpec
 from pipeline.config import Contract, Tagging
-from pipeline.embed import Embedder, Model, Pixels, Vectors
+from pipeline.embed import Embedder, Footprint, Model, Pixels, Vectors
 
 DIMENSION = 8
 SIDE = 4
@@ -61,6 +61,9 @@ class SmallEmbedder(Embedder):
     ) -> None:
         pass
 
+    def footprint(self) -> Footprint:
+        return Footprint(0, 0, 64)
+
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embedded:
         return self._embed(pixels, token_ids, image_of, set(BREAKS.values()))
 
@@ -85,6 +88,6 @@ def _unit(values: np.ndarray) -> Vectors:
 MODEL = Model(CONTRACT, SmallPreparer, SmallEmbedder)
 
 
-def as_model(spec: ModelSpec, tags: Tagging | None = None) -> Model:
+def as_model(spec: ModelSpec, tags: Tagging | None = None, compile: str = "auto") -> Model:
     """In the place of bridgelake's own, whatever checkpoint was asked for."""
     return MODEL

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import fp8, gpu, tags, waterfall
+from bench import fp8, gpu, gpu_ceiling, tags, waterfall
 from bench.model import Options, main
 from model.operations import Sizes, operations_a_pair
 
@@ -20,16 +20,18 @@ ABSENT = ("ray", "lance", "lancedb", "pyarrow", "PIL", "platformdirs", "tyro", "
 
 def test_gpu_benchmark_runs_every_bar_without_a_gpu_and_without_the_rest_of_the_house(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
+    options = "--sizes tiny --device cpu --parts bars fed --pictures 10 --repeats 1 --workers 2"
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r}))\n"
         "from bench import gpu\n"
-        f"sys.exit(gpu.main(gpu.options('--sizes tiny --device cpu --pictures 10 --repeats 1 --out {out}'.split())))"
+        f"sys.exit(gpu.main(gpu.options('{options} --out {out}'.split())))"
     )
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no GPU: these are not figures of one, which stay open" in done.stdout
     assert "+ fp8: left out, a CPU does not multiply float8" in done.stdout
+    assert "decode + model together: not measured: pipeline.decode cannot be imported" in done.stdout
     found = json.loads(out.read_text())
     assert {(row["tokens"], row["captions"]) for row in found["bars"]} == {(20, 1), (20, 5), (50, 1), (50, 5)}
     assert {row["same"] for row in found["bars"]} == {True}
@@ -42,7 +44,12 @@ def test_gpu_benchmark_notices_a_bar_that_computes_something_else(
     monkeypatch.setattr(gpu, "CASES", [waterfall.Case(20, 1)])
     right = gpu.one_backbone
     monkeypatch.setattr(gpu, "one_backbone", lambda *args: (found := right(*args))._replace(text=-found.text))
-    assert gpu.main(gpu.options(["--sizes", "tiny", "--device", "cpu", "--pictures", "3", "--repeats", "1"])) == 1
+    assert (
+        gpu.main(
+            gpu.options(["--sizes", "tiny", "--device", "cpu", "--pictures", "3", "--repeats", "1", "--parts", "bars"])
+        )
+        == 1
+    )
     assert capsys.readouterr().out.count("NOT THE SAME") == 2  # with SDPA, and without
 
 
@@ -50,9 +57,10 @@ def test_gpu_benchmark_has_bars_in_float8_where_the_device_multiplies_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(gpu, "CASES", [waterfall.Case(20, 2)])
-    monkeypatch.setattr(gpu, "lacks_float8", lambda device: "")  # torch multiplies it on CPUs too, slowly
+    for room in (gpu, gpu_ceiling):
+        monkeypatch.setattr(room, "lacks_float8", lambda device: "")  # torch multiplies it on CPUs too, slowly
     out = tmp_path / "gpu.json"
-    options = f"--sizes tiny --device cpu --pictures 5 --repeats 1 --out {out}".split()
+    options = f"--sizes tiny --device cpu --parts bars --pictures 5 --repeats 1 --out {out}".split()
     assert gpu.main(gpu.options(options)) == 0
     found = json.loads(out.read_text())
     *_, last, alone, whole = found["bars"]

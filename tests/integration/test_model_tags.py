@@ -13,7 +13,7 @@ from torch import Tensor
 
 import model
 from bridgelake.wiring import as_model
-from model import Blank, ModelError
+from model import Blank, Extras, ModelError
 from model.blank import whole_words
 from model.compiled import Compiled
 from model.encoder import Encoder
@@ -95,7 +95,7 @@ def test_tags_are_told_once_a_picture_and_change_nothing_else(
 def test_tags_in_bfloat16_are_near_and_those_of_a_pair_told_exactly_are_float32s(folder: Callable[[str], Path]) -> None:
     spec, blank = model.resolve(str(folder("plain"))), Blank(PROMPT, 3)
     exact = tagging(load(folder("plain"), *HEADS), 3)
-    rough = model.load_for_batches(spec, "cpu", "bfloat16", 8, 1.0, blank)
+    rough = model.load_for_batches(spec, "cpu", "bfloat16", 8, 1.0, Extras(blank))
     pair = squares(exact, pictures(1)), ids(exact, ["two cats"]), [0]
     wanted, near, again = exact.embed(*pair).tags, rough.embed(*pair).tags, rough.embed_exactly(*pair).tags
     assert wanted is not None
@@ -141,7 +141,7 @@ def test_whole_words_are_letters_after_a_blank_and_one_word_whatever_its_case() 
 def test_without_tags_no_mlm_head_is_kept(folder: Callable[[str], Path]) -> None:
     spec = model.resolve(str(folder("plain")))
     assert model.load_for_batches(spec, "cpu", "float32", 8, 1.0).tower.mlm_score is None
-    assert model.load_for_batches(spec, "cpu", "float32", 8, 1.0, Blank(PROMPT, 1)).tower.mlm_score is not None
+    assert model.load_for_batches(spec, "cpu", "float32", 8, 1.0, Extras(Blank(PROMPT, 1))).tower.mlm_score is not None
 
 
 def sharded(folder: Path) -> None:

@@ -57,6 +57,13 @@ def test_run_replaces_an_actor_that_lost_its_gpu_and_every_row_lands_once(shards
     ] * 2
 
 
+def test_run_says_how_long_compiling_took_however_short_it_is(shards: Path, tmp_path: Path) -> None:
+    said = Quiet()
+    run(shards, breaking_model(Plan(tmp_path / "notes", compiled=34.2)), said)
+    (line,) = [line for line in said.lines if "compiled" in line]
+    assert line.startswith("compiled the model in 34 s on node ")
+
+
 def test_run_ends_after_three_lost_gpus_on_one_node_and_names_the_node(shards: Path, tmp_path: Path) -> None:
     plan = Plan(tmp_path / "notes", losses=10**6)
     with pytest.raises(ClusterError) as told:

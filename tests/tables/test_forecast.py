@@ -203,6 +203,7 @@ def test_forecast_makes_no_table_where_there_is_none(told: Callable[..., Forecas
         "weights": 1000,
         "memory": 5000,
         "micro_batch": 64,
+        "compiled": None,
     }
 
 

@@ -22,6 +22,7 @@ READ = ReadConfig(("a.tar",))
         (ReadConfig, {"inputs": ("a",), "slice_bytes": -1}, "slice_bytes -1"),
         (ReadConfig, {"inputs": ("a",), "keep": (Keep("a"), Keep("A"))}, "--keep 'a,a' .* each column once"),
         (EmbedConfig, {"batch_size": 0}, "--batch-size 0"),
+        (EmbedConfig, {"compile": "maybe"}, "--compile 'maybe'"),
         (EmbedConfig, {"device": "tpu"}, "--device 'tpu' .* auto, gpu or cpu"),
         (EmbedConfig, {"dtype": "float16"}, "--dtype 'float16' .* auto, float32, bfloat16 or fp8"),
         (EmbedConfig, {"dtype": "fp8", "device": "cpu"}, "--dtype 'fp8' .* float32 or bfloat16 with --device cpu"),

@@ -62,12 +62,19 @@ def test_pulse_knows_the_last_that_each_stage_told(clock: list[float]) -> None:
 def test_pulse_takes_the_first_actor_that_starts_for_progress_and_no_later_one(clock: list[float]) -> None:
     heart = Pulse()
     clock[0] += 50
-    heart.started("n1")
+    heart.started("n1", "n", None)
     assert (heart.look().idle, heart.look().actors) == (0, 1)
     clock[0] += 50
-    heart.started("n2")
+    heart.started("n2", "n", None)
     assert (heart.look().idle, heart.look().actors) == (50, 2)
     assert heart.look().homes == {"n1", "n2"}
+
+
+def test_pulse_knows_how_long_the_first_actor_of_a_node_took_to_compile() -> None:
+    heart = Pulse()
+    for node, seconds in (("n1", 34.0), ("n2", None), ("n1", 40.0), ("n3", 0.0)):
+        heart.started(node, node, seconds)
+    assert heart.look().compiled == {"n1": 34.0, "n3": 0.0}
 
 
 def test_pulse_collects_lost_gpus_by_node() -> None:

@@ -96,6 +96,18 @@ def test_watchdog_tells_of_each_lost_gpu_once() -> None:
     assert watch.news() == [f"node n1 lost its GPU by 'illegal'; {done}"]
 
 
+def test_watchdog_says_of_each_node_once_how_long_compiling_took_and_where_it_cannot_be_done() -> None:
+    said: list[str] = []
+    watch = Watchdog(Line(None, every=5.0), STALL, "", said.append)
+    watch.tell_compiled(None)
+    for compiled in ({"n1": 34.2}, {"n1": 34.2, "n2": 0.0}):
+        watch.tell_compiled(Look(0, 1, {}, {}, compiled=compiled))
+    assert said == [
+        "compiled the model in 34 s on node n1, which keeps it for the next start",
+        "torch.compile does not work on node n2, so computing without; its actor's log says why",
+    ]
+
+
 class Deaf(Line):
     """To a pulse that does not answer."""
 

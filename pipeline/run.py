@@ -15,7 +15,7 @@ from pipeline.committer import Committer
 from pipeline.config import RunConfig
 from pipeline.datasets import Place, open_dataset, plan_of
 from pipeline.embed import Model
-from pipeline.errors import InputError, RejectRateError, TableError
+from pipeline.errors import ClusterError, InputError, RejectRateError, StalledError, TableError
 from pipeline.follow import Follow
 from pipeline.gather import Positions
 from pipeline.plan import Plan, shards_of
@@ -54,7 +54,7 @@ class Run:
     _curve: Curve = field(default_factory=Curve)
     _journal: Journal = field(init=False)
     _touched: int = 0
-    _lossy: bool = False  # it ended by its rejects
+    _reports: bool = False  # it ended by an error, and has a report all the same
 
     def __post_init__(self) -> None:
         self._journal = Journal(self._curve, *[self.observer] if isinstance(self.observer, Listener) else [])
@@ -149,7 +149,7 @@ class Run:
             outcome = "done"
         except Exception as error:  # only to record how it ended; raised again
             outcome, why = "failed", str(error)
-            self._lossy = isinstance(error, RejectRateError)
+            self._reports = isinstance(error, RejectRateError | ClusterError) and not isinstance(error, StalledError)
             raise
         finally:
             self.observer.close()
@@ -236,12 +236,15 @@ class Run:
         return summary
 
     def _report(self, place: Place, summary: Summary) -> Summary:
-        """The summary, with its report if one is wanted and the run was not ended by a signal or an error of others."""
-        if not self.config.write.report or not (summary.outcome in ("done", "incomplete") or self._lossy):
+        """The summary, with its report if one is wanted.
+
+        None after a signal, whose sender waits for the end; nor where the store may not answer, or makes the run fail.
+        """
+        if not self.config.write.report or not (summary.outcome in ("done", "incomplete") or self._reports):
             return summary
         ran = Ran(place.database, place.blank.root, self.config, last_fragment(place.rows), self._on, self._curve)
         summary = reported(ran, summary, self.observer.say)
-        if self._lossy and summary.report:
+        if self._reports and summary.report:
             self.observer.say(f"report: {summary.report}")  # its summary will not be shown
         return summary
 

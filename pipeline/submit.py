@@ -143,9 +143,18 @@ class Job:
             except _LOST as error:
                 if lost is None or log.seen > seen:
                     lost = time.monotonic()
-                if "does not exist" in str(error) or time.monotonic() - lost > _PATIENCE:
-                    raise ClusterError(f"job {self.name} at {self.address} is lost: {_words(error)}") from error
+                why = self._unknown() or (_words(error) if time.monotonic() - lost > _PATIENCE else "")
+                if why:
+                    raise ClusterError(f"job {self.name} at {self.address} is lost: {why}") from error
             time.sleep(_PAUSE)
+
+    def _unknown(self) -> str:
+        """What a cluster that answers says of a job that it does not know, as after its head was started anew."""
+        try:
+            self.client.get_job_info(self.name)
+        except _LOST as error:  # whoever asks for the log is only told 404
+            return _words(error) if "does not exist" in str(error) else ""
+        return ""
 
     def stop(self) -> None:
         """Ask it to end, as SIGTERM does; `follow` then sees it end.

@@ -1,14 +1,21 @@
-"""The fields of a RayJob by KubeRay's API reference (1.7), as a strict JSON schema written by hand.
+"""The fields of a RayJob by KubeRay's API reference (1.7), a strict JSON schema written by hand, and what it refuses.
 
-KubeRay's own schema is in no package. Fewer fields stand here than KubeRay knows, and none that it does not: a manifest
-that passes names nothing that it would drop. Pods and services in it are Kubernetes', and are checked by its schemas.
+KubeRay's own schema was found in no package. Fewer fields stand here than KubeRay knows, and none that
+it does not: a manifest that passes names nothing that it would drop. Each was looked up, with its type and whether it
+must be there, in what the schema is made from, ray-operator/apis/ray/v1/rayjob_types.go and raycluster_types.go of
+ray-project/kuberay, and what its operator refuses beyond them in ray-operator/controllers/ray/utils/validation.go: the
+first as it was with `deletionRules`, the others as they were with `tlsOptions` and a group's `priority`. (In the older
+commits f6ef3f7b3263 and 3275ee09f6a6, SidecarMode, `authOptions` and the autoscaler's `version` were still missing.)
+Pods and services in it are Kubernetes', and are checked by its schemas.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
+import yaml
 
 Schema = dict[str, Any]
 
@@ -103,3 +110,27 @@ def parts(rayjob: dict[str, Any]) -> Iterator[dict[str, Any]]:
     templates = [head["template"], {"spec": {"containers": [beside]}}]
     for template in [*templates, *(group["template"] for group in cluster["workerGroupSpecs"])]:
         yield {"apiVersion": "v1", "kind": "PodTemplate", "template": template}
+
+
+def refusals(rayjob: dict[str, Any]) -> list[str]:
+    """What KubeRay's operator has against a RayJob whose fields are all right, as far as its fields above go."""
+    spec, name = rayjob["spec"], rayjob["metadata"]["name"]
+    cluster = spec["rayClusterSpec"]
+    groups = cluster["workerGroupSpecs"]
+    pods = [one["template"]["spec"] for one in (cluster["headGroupSpec"], *groups)]
+    version = tuple(int(part) for part in cluster.get("rayVersion", "0").split(".")[:2])
+    wrong = {
+        "its name": len(name) > 47 or not re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name),
+        "a token before Ray 2.52": cluster.get("authOptions", {}).get("mode") == "token" and version < (2, 52),
+        "a time to live of a cluster that stays": spec.get("ttlSecondsAfterFinished", 0) > 0
+        and not spec.get("shutdownAfterJobFinishes", False),
+        "a deadline of nothing": spec.get("activeDeadlineSeconds", 1) <= 0,
+        "more workers at least than at most": any(one["minReplicas"] > one["maxReplicas"] for one in groups),
+        "a pod that is restarted, beside autoscaler v2": any(
+            pod.get("restartPolicy", "Never") != "Never" for pod in pods
+        ),
+        "autoscaler v2 by a variable too": "RAY_enable_autoscaler_v2" in str(pods[0]),
+        "GCS fault tolerance by a variable": "RAY_REDIS_ADDRESS" in str(pods[0]),
+        "a runtime environment that is no YAML": not isinstance(yaml.safe_load(spec.get("runtimeEnvYAML", "{}")), dict),
+    }
+    return [why for why, is_so in wrong.items() if is_so]

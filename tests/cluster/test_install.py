@@ -5,15 +5,18 @@ Where PyPI's torch is the CUDA build, as on a GPU node, this would fetch gigabyt
 resolved, not installed, and its part as a node is played by the environment of these tests.
 """
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import lancedb
 import pytest
@@ -88,7 +91,10 @@ def test_the_gpu_groups_packages_can_be_had_together(home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def dashboard(home: Path) -> Iterator[str]:
-    """A head in the environment without torch, which computes nothing, and a node with torch that joins it."""
+    """A head in the environment without torch, which computes nothing, and a node with torch that joins it.
+
+    Started in the repository, as cluster.yaml does it.
+    """
     port, board = free_port(), free_port()
     start = ["ray", "start", "--block", "--disable-usage-stats"]
     head = [*start, "--head", "--num-cpus=0", f"--port={port}", f"--dashboard-port={board}"]
@@ -100,7 +106,11 @@ def dashboard(home: Path) -> Iterator[str]:
     try:
         for command, env in ((head, environment(home)), (node, with_torch)):
             with log.open("ab") as out:
-                processes.append(subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True))
+                processes.append(
+                    subprocess.Popen(
+                        command, env=env, cwd=home / "bridgelake", stdout=out, stderr=out, start_new_session=True
+                    )
+                )
             wait_for(f"http://127.0.0.1:{board}/api/version", processes[-1], log)
         yield f"http://127.0.0.1:{board}"
     finally:
@@ -117,4 +127,22 @@ def test_a_head_without_torch_submits_and_drives_a_whole_job(home: Path, dashboa
     done = run([*command, "--submit", dashboard], environment(home), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "computing on cpu" in done.stderr
+    assert lancedb.connect(tmp_path / "lake").open_table("laion").count_rows() == 20
+
+
+def test_job_submit_of_nothing_but_the_script_embeds_by_the_file_as_it_lies_on_the_head(
+    home: Path, dashboard: str, tmp_path: Path
+) -> None:
+    """Typed in the repository there; Ray finds its dashboard by itself at the usual port, which a test's has not."""
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "00000.tar", members(20))
+    typed = f"ray job submit jobs/embed_laion.py -- --input {tmp_path}/shards --db {tmp_path}/lake"
+    env, until = environment(home, RAY_API_SERVER_ADDRESS=dashboard), time.monotonic() + 30
+    while "No available agent" in (done := run(typed, env, cwd=home / "bridgelake")).stderr:
+        assert time.monotonic() < until, done.stderr  # the dashboard answers before the agent does
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rows 20 " in done.stdout
+    with urlopen(f"{dashboard}/api/jobs/") as answer:
+        (job,) = [one for one in json.load(answer) if one["entrypoint"].startswith("jobs/embed_laion.py --input ")]
+    assert (job["status"], "working_dir" in job["runtime_env"]) == ("SUCCEEDED", False)
     assert lancedb.connect(tmp_path / "lake").open_table("laion").count_rows() == 20

@@ -1,6 +1,7 @@
 """A report as a real browser shows it: nothing is fetched, all pictures are there, it fits a phone.
 
-BRIDGELAKE_BROWSER names a Chromium (`.ci/browser` installs Debian's); the screenshots lie in the test's folder.
+BRIDGELAKE_BROWSER names a Chromium (`.ci/browser` installs Debian's). The screenshots stay in `.ci/out`, which git
+ignores.
 """
 
 import os
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 from pipeline.reports.report import reported
+from tests.conftest import REPOSITORY
 from tests.reports import hostile_lake, ran, summary
 
+OUT = REPOSITORY / ".ci" / "out"
 BROWSER = os.environ.get("BRIDGELAKE_BROWSER", "")
 pytestmark = pytest.mark.skipif(not BROWSER, reason="BRIDGELAKE_BROWSER does not name a Chromium")
 
@@ -56,9 +59,9 @@ def browser() -> Iterator[object]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light")])
-def test_report_opens_in_a_browser_without_a_network(
-    browser: object, url: str, width: int, scheme: str, tmp_path: Path
-) -> None:
+def test_report_opens_in_a_browser_without_a_network(browser: object, url: str, width: int, scheme: str) -> None:
+    OUT.mkdir(exist_ok=True)
+    screenshot = OUT / f"report-{width}-{scheme}.png"
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     shown = Shown(context.new_page(), url)
     page = shown.page
@@ -70,8 +73,8 @@ def test_report_opens_in_a_browser_without_a_network(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for words in ("incomplete", "torn.tar: it ends <early>", "<script>alert(1)</script>", "Best matching pairs"):
         assert page.get_by_text(words).first.is_visible(), words
-    page.screenshot(path=tmp_path / "report.png", full_page=True)
-    with Image.open(tmp_path / "report.png") as seen:
+    page.screenshot(path=screenshot, full_page=True)
+    with Image.open(screenshot) as seen:
         corner = np.asarray(seen.convert("L"))[:5, :5].mean()
         assert seen.width == width
         assert (corner > 128) == (scheme == "light")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.head import Head, running_head
+from tests.faults.head import Head, running_cluster, running_head
 from tests.faults.inputs import make_shards
 
 
@@ -19,6 +19,19 @@ def shared_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 def head(shared_head: Head) -> Head:
     shared_head.place()
     return shared_head
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: Head) -> Head:
+    """A simulated one: a head that computes nothing, a CPU node, and one with a logical GPU."""
+    shared_cluster.place()
+    return shared_cluster
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,16 @@
-"""A Ray of the fault tests' own, with the hook in all of its processes; jobs that join it cost a few seconds."""
+"""A Ray of the fault tests' own, with the hook in all of its processes: a head, or a head and nodes beside it.
+
+Jobs that join it cost a few seconds.
+"""
 
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +30,12 @@ class Head:
     faults: Path
     session: int  # of its processes
     env: Mapping[str, str]  # of its processes and of its jobs
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """Its own, and its dashboard's."""
+        own, dashboard = (int(url.rpartition(":")[2]) for url in (self.address, self.dashboard))
+        return own, dashboard
 
     def start(self, shards: Path | str, lake: Path | str, *options: str, **env: str) -> Job:
         """Start a job; one actor, so that several jobs find room."""
@@ -50,11 +60,18 @@ class Head:
 
 
 @contextmanager
-def running_head(folder: Path, *options: str, **env: str) -> Iterator[Head]:
-    """A Ray head whose processes have the hook; at the end all of its Ray is killed, and no other test's."""
+def running_head(folder: Path, *options: str, place_of: Head | None = None, **env: str) -> Iterator[Head]:
+    """A Ray head whose processes have the hook; at the end all of its Ray is killed, and no other test's.
+
+    Args:
+        folder: for its faults and its log.
+        options: of `ray start`.
+        place_of: a head that is no more, whose addresses this one takes.
+        env: of its processes and its jobs.
+    """
     # In a folder of its own: Ray gives a submitted job the address that the latest head has left in the usual one.
     temporary = tempfile.mkdtemp(prefix="ray")  # not the test's, whose path is too long for Ray's sockets
-    port, dashboard = free_port(), free_port()
+    port, dashboard = (free_port(), free_port()) if place_of is None else place_of.ports
     address = f"http://127.0.0.1:{dashboard}"
     faults = place(folder / "faults")
     command = ["ray", "start", "--head", "--block", "--num-cpus=3", "--disable-usage-stats", f"--port={port}"]
@@ -75,6 +92,38 @@ def running_head(folder: Path, *options: str, **env: str) -> Iterator[Head]:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def running_cluster(folder: Path) -> Iterator[Head]:
+    """A simulated cluster: a head that computes nothing, a node with two CPUs, one with two and a logical GPU."""
+    store = "--object-store-memory=200000000"
+    with running_head(folder, "--num-cpus=0", store) as head, ExitStack() as nodes:
+        for number, gpus in ((2, 0), (3, 1)):  # an address each: drivers join the head, and none of these
+            options = ["--num-cpus=2", f"--num-gpus={gpus}", store, f"--node-ip-address=127.0.0.{number}"]
+            nodes.enter_context(_node(head, folder / f"node{number}.log", options))
+        yield head
+
+
+@contextmanager
+def _node(head: Head, log: Path, options: list[str]) -> Iterator[None]:
+    """A node that has joined a head."""
+    command = ["ray", "start", "--block", "--disable-usage-stats", f"--address={head.address}", *options]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env=environment(head.faults, **head.env), stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + 60
+        while "Ray runtime started" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < until, log.read_text()  # noqa: PT018
+            time.sleep(0.1)
+        yield
+    finally:
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
 
 
 def workers(head: Head) -> list[int]:

@@ -1,4 +1,4 @@
-"""`ray job submit`, `ray job stop` in mid-job, and the same submit again."""
+"""`ray job submit`, `ray job stop` in mid-job, and the same submit again, on a simulated cluster."""
 
 import os
 import re
@@ -29,24 +29,24 @@ def ray_job(head: Head, *command: str) -> str:
 
 
 def test_a_job_stopped_and_submitted_again_loses_nothing(
-    head: Head, shards: Path, reference: Path, tmp_path: Path
+    cluster: Head, shards: Path, reference: Path, tmp_path: Path
 ) -> None:
     lake = tmp_path / "lake"
     job = ["--", "python", "jobs/embed_laion.py", "--input", str(shards), "--db", str(lake)]
-    job += ["--device", "cpu", "--actors", "1", "--batch-size", "2"]
+    job += ["--device", "cpu", "--num-gpus", "0.5", "--actors", "1", "--batch-size", "2"]
     name = f"stopped-{os.getpid()}"
     first, wait, *_ = waves()
     after = replace(wait, nth=35, until="never", seconds=300)
-    head.place(first, wait, after)
-    ray_job(head, "submit", "--no-wait", "--submission-id", name, "--working-dir", ".", *job)
+    cluster.place(first, wait, after)
+    ray_job(cluster, "submit", "--no-wait", "--submission-id", name, "--working-dir", ".", *job)
     until = time.monotonic() + 90
-    while not head.happened(first) and time.monotonic() < until:
+    while not cluster.happened(first) and time.monotonic() < until:
         time.sleep(0.2)
-    ray_job(head, "stop", name)
-    assert "was stopped" in ray_job(head, "status", name)
+    ray_job(cluster, "stop", name)
+    assert "was stopped" in ray_job(cluster, "status", name)
     committed = sound(lake, reference)
     assert 0 < committed < 13
-    head.place()
-    said = ray_job(head, "submit", "--working-dir", ".", *job)
+    cluster.place()
+    said = ray_job(cluster, "submit", "--working-dir", ".", *job)
     assert "succeeded" in said
     prove(lake, reference)

@@ -1,94 +1,41 @@
-"""The schedule with real jobs on a Ray of its own: ticks that fail, a scheduler that is killed, ticks as Ray jobs."""
+"""The schedule, real jobs on a simulated cluster: ticks that fail, a scheduler that is killed, ticks as Ray jobs."""
 
+import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
-import lance
 import psutil
 import pytest
 
-from pipeline.database import Database
-from pipeline.ticks.book import Book, read_book
 from pipeline.upkeep.verify import verify
-from tests.conftest import REPOSITORY
 from tests.faults.head import Head
-from tests.faults.launch import Fault, environment
+from tests.faults.launch import Fault
 from tests.faults.model import MODEL
-from tests.shards import members, write_tar
+from tests.faults.scheduled import Lake, wait
 
 pytestmark = pytest.mark.faults
 
 GARBAGE = b"\x07no tar at all" * 1000
-SCHEDULE = [sys.executable, "jobs/schedule.py"]
-
-
-class Lake:
-    """Shards, and the table that a schedule makes of them."""
-
-    def __init__(self, head: Head, folder: Path) -> None:
-        self.shards, self.folder = folder / "shards", folder / "lake"
-        self.shards.mkdir()
-        self.env = environment(head.faults, RAY_ADDRESS=head.address, **head.env)
-        self.database = Database(str(self.folder), "laion")
-
-    def write(self, name: str, start: int, count: int) -> None:
-        write_tar(self.shards / name, members(count, start))
-
-    def command(self, *options: str) -> list[str]:
-        embed = ["python", "jobs/embed_laion.py", "--input", str(self.shards), "--db", str(self.folder)]
-        embed += ["--device", "cpu", "--actors", "1", "--batch-size", "2", "--no-report"]
-        return [*SCHEDULE, *options, "--", *embed]
-
-    def once(self, *options: str) -> "subprocess.CompletedProcess[str]":
-        command = self.command("--once", *options)
-        return subprocess.run(command, cwd=REPOSITORY, env=self.env, capture_output=True, text=True, timeout=200)
-
-    @contextmanager
-    def scheduled(self, *options: str) -> Iterator["subprocess.Popen[str]"]:
-        pipe = subprocess.PIPE
-        with subprocess.Popen(self.command(*options), cwd=REPOSITORY, env=self.env, stderr=pipe, text=True) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-    def book(self) -> Book:
-        return read_book(self.database)
-
-    def outcomes(self) -> list[str]:
-        return [tick.said(datetime.now(UTC)) for tick in self.book().ticks]
-
-    def live(self) -> int:
-        return int(lance.dataset(self.database.path(), version="live").count_rows())
-
-    def shown(self, job: str, *options: str) -> str:
-        command = [sys.executable, f"jobs/{job}.py", "--db", str(self.folder), *options]
-        return subprocess.run(
-            command, cwd=REPOSITORY, env=self.env, stdout=subprocess.PIPE, text=True, check=True
-        ).stdout
 
 
 @pytest.fixture
-def lake(head: Head, tmp_path: Path) -> Lake:
-    return Lake(head, tmp_path)
+def lake(cluster: Head, tmp_path: Path) -> Lake:
+    return Lake(cluster, tmp_path)
 
 
-def wait(until: Callable[[], bool], seconds: float = 150) -> None:
-    over = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < over, "it did not come so far"
-        time.sleep(0.1)
+def asked(cluster: Head, what: str) -> list[dict[str, Any]]:
+    """What Ray itself tells of its nodes, actors or tasks."""
+    with urlopen(f"{cluster.dashboard}/api/v0/{what}?detail=true&limit=10000", timeout=30) as answer:
+        found: list[dict[str, Any]] = json.load(answer)["data"]["result"]["result"]
+    return found
 
 
-def test_three_ticks_with_new_changed_and_vanished_shards_and_one_that_fails(lake: Lake) -> None:
+def test_three_ticks_with_new_changed_and_vanished_shards_and_one_that_fails(lake: Lake, cluster: Head) -> None:
     lake.write("0.tar", 0, 8)
     lake.write("1.tar", 100, 5)
     done = lake.once("--cron", "0 */6 * * *")
@@ -113,6 +60,16 @@ def test_three_ticks_with_new_changed_and_vanished_shards_and_one_that_fails(lak
     assert lake.outcomes() == ["done", "done", "failed", "done"]
     assert verify(lake.database, MODEL, 5).ok
     assert "by 0 */6 * * * UTC" in lake.shown("status")
+    assert "up to 1 actors, each with 1 CPU and 0.5 GPU" in done.stderr
+    nodes = asked(cluster, "nodes")
+    (with_gpu,) = (node["node_id"] for node in nodes if node["resources_total"].get("GPU"))
+    (head,) = (node["node_id"] for node in nodes if node["is_head_node"])
+    actors, tasks = asked(cluster, "actors"), asked(cluster, "tasks")
+    # One that was taken away before it had a place has none.
+    assert {one["node_id"] for one in actors if "EmbedActor" in one["class_name"]} - {None} == {with_gpu}
+    readers = {one["node_id"] for one in tasks if one["name"] == "MapBatches(read_stage)"} - {None}
+    assert readers - {with_gpu, head}
+    assert head not in readers
 
 
 def test_bad_shard_is_retried_until_it_is_quarantined_and_then_live_moves_and_sigterm_ends_with_143(lake: Lake) -> None:
@@ -150,14 +107,14 @@ def test_scheduler_that_is_killed_between_ticks_makes_up_for_the_time_that_it_mi
 
 
 def test_scheduler_that_is_killed_during_a_tick_leaves_nothing_behind_and_the_next_goes_on(
-    lake: Lake, head: Head
+    lake: Lake, cluster: Head
 ) -> None:
     lake.write("0.tar", 0, 8)
     held = Fault("tests.faults.model:SmallEmbedder.embed", "wait", until="never", seconds=60)
-    head.place(held)
+    cluster.place(held)
     each_second = ("--cron", "* * * * * *", "--backoff", "0.1")
     with lake.scheduled(*each_second) as process:
-        wait(lambda: head.happened(held))
+        wait(lambda: cluster.happened(held))
         tick, *others = psutil.Process(process.pid).children(recursive=True)
         refused = lake.once()
         assert refused.returncode == 1
@@ -166,7 +123,7 @@ def test_scheduler_that_is_killed_during_a_tick_leaves_nothing_behind_and_the_ne
     gone, left = psutil.wait_procs([tick, *others], timeout=60)
     assert (len(gone), left) == (1 + len(others), [])
     assert lake.outcomes() == ["interrupted"]
-    head.place()
+    cluster.place()
     with lake.scheduled(*each_second) as process:
         wait(lambda: "done" in lake.outcomes())
         process.send_signal(signal.SIGTERM)
@@ -175,9 +132,9 @@ def test_scheduler_that_is_killed_during_a_tick_leaves_nothing_behind_and_the_ne
     assert verify(lake.database).ok
 
 
-def test_tick_that_is_killed_is_run_again(lake: Lake, head: Head) -> None:
+def test_tick_that_is_killed_is_run_again(lake: Lake, cluster: Head) -> None:
     lake.write("0.tar", 0, 8)
-    head.place(Fault("pipeline.ticks.steps:Work.recall", "kill"))
+    cluster.place(Fault("pipeline.ticks.steps:Work.recall", "kill"))
     with lake.scheduled("--cron", "* * * * * *", "--backoff", "0.1") as process:
         wait(lambda: "done" in lake.outcomes())
         process.send_signal(signal.SIGTERM)
@@ -187,15 +144,15 @@ def test_tick_that_is_killed_is_run_again(lake: Lake, head: Head) -> None:
     assert lake.live() == 8
 
 
-def test_tick_as_a_ray_job_is_followed_and_its_exit_code_is_that_of_the_tick(lake: Lake, head: Head) -> None:
+def test_tick_as_a_ray_job_is_followed_and_its_exit_code_is_that_of_the_tick(lake: Lake, cluster: Head) -> None:
     lake.write("0.tar", 0, 8)
-    done = lake.once("--submit", head.dashboard)
+    done = lake.once("--submit", cluster.dashboard)
     assert done.returncode == 0, done.stderr
     assert "submitted as raysubmit_" in done.stderr
     assert re.search(r"^live: the tag live is at version \d+", done.stderr, re.MULTILINE)
     assert lake.live() == 8
     (lake.shards / "bad.tar").write_bytes(GARBAGE)
-    failed = lake.once("--submit", head.dashboard)
+    failed = lake.once("--submit", cluster.dashboard)
     assert failed.returncode == 1
     assert "error: embed: exit code 1: failed: " in failed.stderr
     assert (lake.outcomes(), lake.live()) == (["done", "failed"], 8)

@@ -25,7 +25,16 @@ from pipeline.database import Database
 from pipeline.datasets import Place
 from pipeline.decode import decode
 from pipeline.embed import Model, embed_batch
-from pipeline.errors import ConfigError, ContractError, InputError, RejectRateError, ShardError, TableError
+from pipeline.errors import (
+    ClusterError,
+    ConfigError,
+    ContractError,
+    InputError,
+    RejectRateError,
+    ShardError,
+    StalledError,
+    TableError,
+)
 from pipeline.follow import Follow
 from pipeline.gather import inspect_block
 from pipeline.ledger import Ledger
@@ -177,13 +186,16 @@ def test_run_writes_a_report_also_of_shards_that_failed_and_none_where_nothing_w
     assert [json.loads(r["summary"])["report"] for r in rows(tmp_path, "runs")] == [first.report, ""]
 
 
-@pytest.mark.parametrize(("error", "told"), [(RejectRateError, 1), (TableError, 0)])
-def test_run_that_is_ended_by_its_rejects_says_where_they_are_shown(
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(RejectRateError, 1), (ClusterError, 1), (StalledError, 0), (TableError, 0), (KeyboardInterrupt, 0)],
+)
+def test_run_that_its_rejects_or_the_cluster_ended_says_where_its_report_is(
     start: Callable[..., Summary],
     shards: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    error: type[Exception],
+    error: type[BaseException],
     told: int,
 ) -> None:
     def ended(run: Run, place: Place, follow: Follow) -> None:

@@ -2,11 +2,18 @@
 
 import ast
 import re
+import shlex
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro
 
+from jobs import embed_laion, schedule
+from jobs.options import EmbeddingCommand
+from pipeline.ticks.cron import Cron
 from tests.conftest import REPOSITORY
 
 FOLDERS = (
@@ -64,3 +71,34 @@ def test_readme_commands_name_scripts_and_options_that_exist() -> None:
     for script, options in re.findall(r"python jobs/(\w+\.py)((?:[^\n]*\\\n)*[^\n]*)", text):
         names = flags(known[script]) | {"help", "working-dir"}
         assert set(re.findall(r"--([a-z-]+)", options)) <= names, script
+
+
+def calls() -> Iterator[tuple[str, list[Any], dict[str, Any]]]:
+    """Each call of a plain name in the README's Python whose arguments are literals: name, arguments, keywords."""
+    for block in re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                literal = {one.arg: one.value for one in node.keywords if not isinstance(one.value, ast.Call)}
+                yield (
+                    node.func.id,
+                    [ast.literal_eval(one) for one in node.args],
+                    {name or "": ast.literal_eval(value) for name, value in literal.items()},
+                )
+
+
+def test_readme_ticks_by_cron_and_by_airflow_are_the_same_and_are_understood() -> None:
+    """Airflow itself is not asked: its names and keywords are those of its documentation, for 3.x."""
+    found = {name: (given, named) for name, given, named in calls()}
+    dag, operator = found["DAG"][1], found["BashOperator"][1]
+    assert set(dag) == {"schedule", "catchup", "max_active_runs"}
+    assert set(operator) == {"task_id", "bash_command", "cwd", "retries"}
+    ((cron, folder, command),) = re.findall(r"^((?:\S+ ){4}\S+)  cd (\S+) && (.*)$", README, re.MULTILINE)
+    assert (cron, folder, command) == (dag["schedule"], operator["cwd"], operator["bash_command"])
+    Cron(cron, "UTC")
+    python, script, *options = shlex.split(command)
+    assert script == "jobs/schedule.py"
+    tick = tyro.cli(schedule.Options, args=options, config=(tyro.conf.OmitArgPrefixes,))
+    assert tick.once
+    assert tick.command[:2] == (python, "jobs/embed_laion.py")
+    embed = tyro.cli(embed_laion.Options, args=tick.command[2:], config=(tyro.conf.OmitArgPrefixes,))
+    assert EmbeddingCommand(tick.command).database().uri == embed.db

@@ -23,7 +23,7 @@ from jobs import embed_laion, schedule
 from pipeline import submit
 from pipeline.capacity import Group, worker_groups
 from tests.conftest import REPOSITORY
-from tests.kuberay import require_valid
+from tests.kuberay import refusals, require_valid
 
 K8S = REPOSITORY / "k8s"
 PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -91,6 +91,21 @@ def test_wrong_field_is_refused(name: str, place: Sequence[str | int], wrong: An
     inner[place[-1]] = wrong
     with pytest.raises(jsonschema.ValidationError, match=re.escape(told)):
         require_valid(document, "1.37")
+
+
+def test_kuberays_operator_has_nothing_against_the_job_and_would_have_against_these() -> None:
+    document = ALL["RayJob/bridgelake"]
+    assert refusals(document) == []
+    wrong: Any = copy.deepcopy(document)
+    wrong["metadata"]["name"] += "_"
+    wrong["spec"] |= {"ttlSecondsAfterFinished": 60, "activeDeadlineSeconds": 0, "runtimeEnvYAML": "x"}
+    cluster = wrong["spec"]["rayClusterSpec"]
+    cluster["rayVersion"] = "2.51.1"
+    cluster["workerGroupSpecs"][0]["minReplicas"] = 5
+    cluster["workerGroupSpecs"][1]["template"]["spec"]["restartPolicy"] = "Always"
+    variables = [{"name": name, "value": "1"} for name in ("RAY_enable_autoscaler_v2", "RAY_REDIS_ADDRESS")]
+    cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["env"] = variables
+    assert len(refusals(wrong)) == 9
 
 
 def test_missing_field_is_refused() -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
+import aiohttp
 import pytest
 from ray.job_submission import JobStatus
 
@@ -22,6 +23,7 @@ class FakeCluster:
     status: JobStatus = JobStatus.SUCCEEDED
     code: int | None = 0
     message: str | None = None
+    unknown: bool = False
     stopped: list[str] = field(default_factory=list)
 
     async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
@@ -35,6 +37,8 @@ class FakeCluster:
                 yield text
 
     def get_job_info(self, name: str) -> SimpleNamespace:
+        if self.unknown:
+            raise RuntimeError(f"Request failed with status code 404: Job {name} does not exist.")
         return SimpleNamespace(status=self.status, driver_exit_code=self.code, message=self.message)
 
     def stop_job(self, name: str) -> bool:
@@ -92,7 +96,7 @@ def test_follow_gives_up_a_cluster_that_stays_away(monkeypatch: pytest.MonkeyPat
 
 def test_follow_does_not_wait_for_a_job_that_the_cluster_does_not_know() -> None:
     with pytest.raises(ClusterError, match="does not exist"):
-        job(FakeCluster([[RuntimeError("Job raysubmit_1 does not exist")]])).follow(print)
+        job(FakeCluster([[aiohttp.ClientError("404, message='Invalid response status'")]], unknown=True)).follow(print)
 
 
 def answering(*answers: str | type[BaseException]) -> Callable[[str], str]:

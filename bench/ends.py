@@ -7,9 +7,11 @@
 - ray: the demo's model in steady state, beside `bench.stock_ray`
 - start: from the command to the first committed row, less a bare Ray start and the imports of torch and transformers
 - calls: pairs in a model call where shards have ten samples, beside the batch size
+- clip: image and text vectors alone, beside clip-retrieval with a model of as many operations; only where asked for, as
+  it needs an environment of its own
 
-Steady state is from the end of the first model call to the last version of the table. In each round what is compared
-follows each other; medians are of the rounds.
+Steady state is from the end of the first model call to the last version of the table, of clip-retrieval to the end of
+its last call. In each round what is compared follows each other; medians are of the rounds.
 """
 
 import json
@@ -28,7 +30,7 @@ import tyro
 from bench.hardware import hardware
 from bench.rounds import Round, Rounds, Sizes
 
-Part = Literal["model", "ray", "start", "calls"]
+Part = Literal["model", "ray", "start", "calls", "clip"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Options:
     repeats: int = 3
     """Rounds; `model` has its own number."""
     model_repeats: int = 1
-    """Of `model`, whose rounds take the longest."""
+    """Of `model` and `clip`, whose rounds take the longest."""
     sizes: Sizes = field(default_factory=Sizes)
     """How much of each."""
     drawn: Path | None = None
@@ -62,6 +64,9 @@ ASKED: dict[Part, Asked] = {
     "ray": Asked("ratio", lambda ratio: ratio >= 3, "at least 3 x the fastest peer"),
     "start": Asked("seconds more", lambda seconds: seconds <= 15, "at most 15 s more than the bare start"),
     "calls": Asked("ratio", lambda ratio: ratio >= 0.8, "at least 0.8 x the batch size"),
+    "clip": Asked(
+        "ratio", lambda ratio: ratio > 1, "ahead of clip-retrieval, by itself, and in float32 with its threads"
+    ),
 }
 
 
@@ -95,7 +100,7 @@ def main(options: Options) -> int:
         measure = Rounds(options.sizes, drawn, Path(scratch))
         for part in options.parts:
             rounds: list[Round] = []
-            for number in range(options.model_repeats if part == "model" else options.repeats):
+            for number in range(options.model_repeats if part in ("model", "clip") else options.repeats):
                 load = os.getloadavg()[0]
                 rounds.append(getattr(measure, part)() | {"load before": load})
                 print(f"{part}, round {number}: {shown(rounds[-1])}", flush=True)

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 import tyro
 
 import model
-from bench.marks import leave, marked
+from bench.marked import marked
+from bench.marks import leave
 from bridgelake.wiring import as_model
-from pipeline.config import EmbedConfig, ReadConfig, RunConfig, WriteConfig
+from pipeline.config import VECTORS, EmbedConfig, ReadConfig, RunConfig, WriteConfig
 from pipeline.embed import Pixels, Preparer
 from pipeline.prepare import prepare_slice
 from pipeline.run import Run
@@ -42,13 +43,20 @@ class Options:
     marks: Path
     db: Path = Path("lake")
     """Of the run."""
+    dtype: Literal["auto", "float32"] = "auto"
+    vectors: str = ",".join(VECTORS)
+    """Of the run, with commas."""
+    pictures: int = PICTURES
+    """In a call of the run."""
     calls: int = 2
     """Of the model alone, after a small one that warms up."""
 
 
 def run(options: Options) -> None:
-    """As the main job with its usual settings, without a report."""
-    config = RunConfig(ReadConfig((str(options.shards),)), WriteConfig(str(options.db)), EmbedConfig(device="cpu"))
+    """As the main job with its usual settings but for these, without a report."""
+    write = WriteConfig(str(options.db), vectors=tuple(options.vectors.split(",")))
+    embed = EmbedConfig(options.pictures, device="cpu", dtype=options.dtype)
+    config = RunConfig(ReadConfig((str(options.shards),)), write, embed)
     noted = marked(as_model(model.resolve(str(options.model))), options.marks)
     summary = Run(config, noted, observer(io.StringIO())).start()
     if summary.outcome != "done" or summary.rejects:
@@ -59,7 +67,7 @@ def alone(options: Options) -> None:
     """What the run's actor computes, without the run: the same pictures and captions, prepared before."""
     made = as_model(model.resolve(str(options.model)))
     pixels, token_ids = ready(sorted(options.shards.iterdir())[0], made.make_preparer())
-    embedder = made.make_embedder("cpu", "auto", PICTURES)
+    embedder = made.make_embedder("cpu", options.dtype, PICTURES)
     options.marks.mkdir(parents=True)
     for count in (_WARM, *[len(pixels)] * options.calls):
         began = time.perf_counter()

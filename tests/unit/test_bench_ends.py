@@ -9,8 +9,11 @@ import pytest
 
 from bench.drawn import kept
 from bench.ends import medians, verdict
-from bench.marks import Mark, leave, left_in, marked, steady
+from bench.like import operations, shape
+from bench.marked import marked
+from bench.marks import Mark, leave, left_in, steady
 from bench.rounds import milestones
+from bench.waterfall import Case, flops_a_pair
 from tests.fakes import fake_model
 
 
@@ -19,7 +22,7 @@ def mark(at: float, cpu: float, pairs: int = 64, seconds: float = 1.0) -> Mark:
 
 
 def test_steady_state_leaves_out_the_first_call_and_ends_with_the_last_committed_row() -> None:
-    found = steady([[mark(10, 5, pairs=60), mark(12, 6), mark(14, 7)]], committed=18)
+    found = steady([[mark(10, 5, pairs=60), mark(12, 6), mark(14, 7)]], written=18)
     assert found.pairs == 128
     assert found.rate == 128 / 8
     assert found.cpu_rate == 128 / 2
@@ -27,7 +30,7 @@ def test_steady_state_leaves_out_the_first_call_and_ends_with_the_last_committed
 
 
 def test_steady_state_of_two_processes_begins_with_whichever_was_first() -> None:
-    found = steady([[mark(11, 3), mark(13, 4)], [mark(10, 1), mark(12, 3)]], committed=14)
+    found = steady([[mark(11, 3), mark(13, 4)], [mark(10, 1), mark(12, 3)]], written=14)
     assert found.rate == 3 * 64 / 4
     assert found.cpu_rate == 2 * 64 / 3
     assert found.busy == 3 / 4
@@ -36,12 +39,12 @@ def test_steady_state_of_two_processes_begins_with_whichever_was_first() -> None
 @pytest.mark.parametrize("processes", [[], [[]], [[mark(10, 1)]]])
 def test_steady_state_needs_two_calls(processes: list[list[Mark]]) -> None:
     with pytest.raises(ValueError, match="no steady state"):
-        steady(processes, committed=20)
+        steady(processes, written=20)
 
 
 def test_steady_state_needs_a_commit_after_the_first_call() -> None:
     with pytest.raises(ValueError, match="no steady state"):
-        steady([[mark(10, 1), mark(11, 2)]], committed=10)
+        steady([[mark(10, 1), mark(11, 2)]], written=10)
 
 
 def test_marked_embedder_notes_every_call_but_the_one_that_tries_it_out(tmp_path: Path) -> None:
@@ -99,3 +102,9 @@ def test_a_verdict_is_of_the_medians() -> None:
 @pytest.mark.parametrize(("seconds", "reached"), [(15.0, True), (15.1, False)])
 def test_a_start_may_take_fifteen_seconds_more(seconds: float, reached: bool) -> None:
     assert verdict("start", {"seconds more": seconds})[1] is reached
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_the_clip_of_the_peer_costs_within_three_percent_of_a_pair_of_ours(size: str) -> None:
+    wanted = flops_a_pair(size, Case(tokens=20, captions=1))
+    assert operations(shape(size, wanted)) == pytest.approx(wanted, rel=0.03)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -117,9 +117,7 @@ def within_memory(compute: Callable[Concatenate[B, P], T]) -> Callable[Concatena
                 return compute(self, *args, **kwargs)
             except RuntimeError as error:
                 if not _is_full(error):
-                    if isinstance(error, torch.AcceleratorError) or _LOST.search(str(error)):
-                        raise DeviceLostError(_first_line(error)) from error
-                    raise
+                    _raise(error)
                 if self.micro_batch == 1:
                     raise ModelError(
                         f"the GPU cannot hold a call of one picture and one caption: {_first_line(error)}: let each "
@@ -132,6 +130,24 @@ def within_memory(compute: Callable[Concatenate[B, P], T]) -> Callable[Concatena
             self.micro_batch //= 2
 
     return halving
+
+
+def waited_for(wait: Callable[[], T]) -> T:
+    """What comes of work that the GPU has in hand; nothing can be done again then.
+
+    Raises:
+        DeviceLostError: any error of CUDA.
+    """
+    try:
+        return wait()
+    except RuntimeError as error:
+        _raise(error)
+
+
+def _raise(error: RuntimeError) -> NoReturn:
+    if isinstance(error, torch.AcceleratorError) or _LOST.search(str(error)):
+        raise DeviceLostError(_first_line(error)) from error
+    raise error
 
 
 def _is_full(error: RuntimeError) -> bool:

@@ -72,6 +72,7 @@ class Embedding:
         Returns:
             The seconds that compiling took; 0 where it cannot be done here, which is told, and changes nothing else.
         """
+        plain = self._stages, self._shapes
         self._stages, self._shapes = compiled, _ON_GPU
         side = self._tower.config.vision_config.image_size
         grey = np.full((_STAND_IN, side, side, 3), 128, dtype=np.uint8)
@@ -79,7 +80,7 @@ class Embedding:
         try:
             self(grey, [[self._pad_id] * 16] * _STAND_IN, np.arange(_STAND_IN), _STAND_IN)
         except TorchDynamoException as error:
-            self._stages = self._tower
+            self._stages, self._shapes = plain
             print(f"note: torch.compile does not work here, so computing without: {_first(error)}", file=sys.stderr)
             return 0.0
         return time.perf_counter() - began

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.batching import Indexes, Shapes, chunks, pad, within_memory
+from model.batching import Indexes, Shapes, chunks, pad, waited_for, within_memory
 from model.blank import MASK, Blank
 from model.bridgetower import BridgeTower, Fused, ImageStates, TextStates
 from model.compiled import Compiled
@@ -97,9 +97,8 @@ class Encoder:
     def _queued(self, pixels: Pixels, token_ids: Sequence[Sequence[int]], image_of: Indexes) -> Queued:
         return self._embedding.queue(pixels, token_ids, image_of, self.micro_batch)
 
-    @within_memory
     def _embedded(self, queued: Queued, pictures: int) -> tuple[Embeddings, float]:
-        found, seconds = queued.wait()
+        found, seconds = waited_for(queued.wait)
         if self._search:
             self.micro_batch = self._search.after(self.micro_batch, pictures, len(found.itc_score), seconds)
         return found, seconds

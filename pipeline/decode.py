@@ -63,7 +63,7 @@ class Rejected(Exception):  # noqa: N818 - not a failure of the program, a verdi
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """`picture` is RGB, upright and decoded; `size` the original's height and width, as seen."""
+    """`picture` is RGB, upright, decoded and nothing else; `size` the original's height and width, as seen."""
 
     picture: Image.Image
     size: tuple[int, int]
@@ -103,6 +103,7 @@ def decode(image: bytes, max_pixels: int, resized: Resized | None = None) -> Dec
                     size, scale = _draft(picture, resized)
                 picture.load()
                 upright = _upright(picture, _rgb(picture))
+                upright.info.clear()  # comments and the like, which Pillow would write into a copy
     except Rejected:
         raise
     except Exception as error:  # a decoder on hostile bytes may raise anything: the picture is bad

@@ -172,7 +172,8 @@ def embed_batch(
         calls.append(_Call.of(samples.slice(start, stop - start), pixels))
     found = embedder.embed_each(call.inputs() for call in calls)
     for i, (call, (embeddings, seconds)) in enumerate(zip(calls, found, strict=True)):
-        parts += [_rows(call, embeddings, embedder, stored), conform(_record(call, seconds, embedder), stored.schema)]
+        rows, again = _rows(call, embeddings, embedder, stored)
+        parts += [rows, conform(_record(call, seconds + again, embedder), stored.schema)]
         further(i + 1)
     return pa.concat_tables(parts)
 
@@ -227,7 +228,7 @@ class _Call:
         return np.stack([_square(value) for value in self.pixels]), self.token_ids, self.image_of.tolist()
 
     def alone(self, pair: int) -> Inputs:
-        return _square(self.pixels[self.image_of[pair]])[None], self.token_ids[pair : pair + 1], [0]
+        return _square(self.pixels[self.image_of[pair]])[None].copy(), self.token_ids[pair : pair + 1], [0]
 
 
 def _square(value: pa.Scalar) -> Pixels:
@@ -236,20 +237,25 @@ def _square(value: pa.Scalar) -> Pixels:
     return flat.reshape(side, side, 3)
 
 
-def _rows(call: _Call, embeddings: Embeddings, embedder: Embedder, stored: Stored) -> pa.Table:
-    """A row for each pair: its vectors and scores, or what is wrong with them also when it is embedded alone."""
-    tagged = stored.tags is not None
+def _rows(call: _Call, embeddings: Embeddings, embedder: Embedder, stored: Stored) -> tuple[pa.Table, float]:
+    """A row for each pair: its vectors and scores, or what is wrong with them also when it is embedded alone.
+
+    And the seconds of the latter.
+    """
+    tagged, again = stored.tags is not None, 0.0
     arrays = arrays_of(embeddings, tagged=tagged)
     require_shapes(arrays, len(call.image_of), stored.dimension)
     problems = problems_of(arrays)
     for i in [i for i, problem in enumerate(problems) if problem]:
+        began = time.perf_counter()
         alone = arrays_of(embedder.embed_exactly(*call.alone(i)), tagged=tagged)
+        again += time.perf_counter() - began
         (problem,) = problems_of(alone)
         problems[i] = problem and f"{problems[i]}; alone in float32, {problem}"
         if problem is None:
             arrays = {name: np.concatenate([a[:i], alone[name], a[i + 1 :]]) for name, a in arrays.items()}
     columns = [name for name in call.samples.column_names if name in stored.schema.names]
-    return rows_of(call.samples.select(columns).take(call.sample_of), call.captions, arrays, problems, stored)
+    return rows_of(call.samples.select(columns).take(call.sample_of), call.captions, arrays, problems, stored), again
 
 
 def _record(call: _Call, seconds: float, embedder: Embedder) -> pa.Table:

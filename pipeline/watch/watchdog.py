@@ -195,6 +195,7 @@ def watching(stall_seconds: float, compute: str, say: Say = _on_stderr) -> Itera
             threading.Thread(target=watch, daemon=True).start()
         try:
             yield dog
+            dog.close()
             dog.tell_compiled(line.look(line.every))  # of a run that was shorter than the time between two looks
         finally:
             dog.close()

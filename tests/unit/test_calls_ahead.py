@@ -86,12 +86,18 @@ def test_memory_that_is_out_for_a_call_does_not_cost_the_one_before(monkeypatch:
     assert log == ["make 0", "queue 0 by 64", "make 1", "queue 1 by 16", "wait 0", "use", "wait 1", "use"]
 
 
-def test_gpu_that_is_lost_while_its_results_are_waited_for_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("why", ["an illegal memory access was encountered", "out of memory"])
+def test_gpu_that_is_lost_while_its_results_are_waited_for_is_told_as_such(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpu = Gpu()
-    gpu.lost = RuntimeError("CUDA error: an illegal memory access was encountered")
-    with pytest.raises(DeviceLostError, match="illegal memory access"):
-        run(gpu, encoder(gpu, "cuda", monkeypatch), 2)
+    gpu.lost = RuntimeError(f"CUDA error: {why}")
+    lost = encoder(gpu, "cuda", monkeypatch)
+    with pytest.raises(DeviceLostError, match=why):
+        run(gpu, lost, 2)
+    assert lost.micro_batch == 64
 
 
 def test_nothing_to_embed_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(Gpu(), encoder(Gpu(), "cuda", monkeypatch), 0) == []
+    gpu = Gpu()
+    assert run(gpu, encoder(gpu, "cuda", monkeypatch), 0) == []

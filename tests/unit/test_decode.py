@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.decode import DecodedImage, Rejected, decode
 from pipeline.errors import RejectReason
@@ -288,3 +289,21 @@ def png(width: int, height: int, bits: int, colour: int, raw: bytes, idat: bytes
     for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(raw) if idat is None else idat), (b"IEND", b"")):
         out.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
     return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "JPEG"])
+def test_decode_keeps_nothing_but_the_picture(kind: str) -> None:
+    """A comment of a GIF may be longer than a JPEG's, and is nobody's business in a thumbnail."""
+    out = io.BytesIO()
+    whole = Image.new("RGB", (8, 8), "red")
+    if kind == "PNG":
+        told = PngInfo()
+        told.add_text("comment", "x" * 70_000, zip=True)
+        whole.save(out, kind, pnginfo=told)
+    else:
+        whole.save(out, kind, comment=b"x" * (70_000 if kind == "GIF" else 60_000))
+    found = decode(out.getvalue(), LIMIT).picture
+    copy = io.BytesIO()
+    found.save(copy, "JPEG")
+    assert b"xxxx" in out.getvalue() or kind == "PNG"
+    assert b"xxxx" not in copy.getvalue()

@@ -72,6 +72,7 @@ class FakeEvent:
 
     def elapsed_time(self, other: "FakeEvent") -> float:
         assert other.name == self.name + 1
+        assert self.log[-1] == f"host waits for buffer {other.name}"
         return 250.0
 
 

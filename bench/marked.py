@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from bench.marks import leave
-from pipeline.embed import Embedder, Embeddings, Footprint, Inputs, MakeEmbedder, Model, Pixels
+from pipeline.calls import Inputs
+from pipeline.embed import Embedder, Embeddings, Footprint, MakeEmbedder, Model, Pixels
 
 
 class Marked:

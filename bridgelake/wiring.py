@@ -10,8 +10,9 @@ import model
 from model import Blank, Extras, ModelSpec, errors
 from model.heads import require_mlm
 from model.prepare import Preparer
+from pipeline.calls import Inputs
 from pipeline.config import Contract, Tagging
-from pipeline.embed import DeviceLostError, Embeddings, Footprint, Inputs, Model, Pixels
+from pipeline.embed import DeviceLostError, Embeddings, Footprint, Model, Pixels
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.evaluate import EvaluationModel
 from pipeline.query import QueryModel

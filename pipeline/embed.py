@@ -1,6 +1,5 @@
 """What the data plane asks of a model, and a batch of prepared samples -> vectors and scores, or rejects."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +8,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
+from pipeline.calls import Call, Inputs, calls_of
 from pipeline.config import Contract
 from pipeline.errors import ClusterError
 from pipeline.given import arrays_of, problems_of, require_shapes
@@ -21,8 +20,6 @@ from pipeline.watch.busy import work
 
 Pixels = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
-Images = npt.NDArray[np.int64]  # for each pair, which picture
-Inputs = tuple[Pixels, list[list[int]], list[int]]  # of a model call, as `Embedder.embed` has them
 
 
 class Preparer(Protocol):
@@ -160,16 +157,8 @@ def embed_batch(
         Rows in `stored.schema`: a pair or a reject for each caption, what passed through, and for
         each model call one record of its pairs and seconds.
     """
-    is_sample = pc.equal(batch["kind"], Kind.SAMPLE)
-    pixels = batch["pixels"]  # looked up where they are: of half a gigabyte each copy counts
-    batch = batch.drop_columns("pixels").append_column("row", pa.array(np.arange(len(batch))))
-    samples = _together(batch.filter(is_sample).combine_chunks())
-    parts = [conform(batch.filter(pc.invert(is_sample)), stored.schema)]
-    count = -(-samples.num_rows // batch_size)
-    calls = []
-    for i in range(count):  # of equal size: a full one and a tiny one would waste the second
-        start, stop = (samples.num_rows * k // count for k in (i, i + 1))
-        calls.append(_Call.of(samples.slice(start, stop - start), pixels))
+    calls, others = calls_of(batch, batch_size)
+    parts = [conform(others, stored.schema)]
     found = embedder.embed_each(call.inputs() for call in calls)
     for i, (call, (embeddings, seconds)) in enumerate(zip(calls, found, strict=True)):
         rows, again = _rows(call, embeddings, embedder, stored)
@@ -188,56 +177,7 @@ def require_sane(embeddings: Embeddings) -> None:
         raise ClusterError(f"of a plain grey picture, {problem}: look at the GPU, or at the checkpoint")
 
 
-def _together(samples: pa.Table) -> pa.Table:
-    """Samples of the same picture side by side, so that it is encoded once: tables have one caption a row."""
-    pictures = _pictures(samples)
-    return samples.take(np.argsort(pictures, kind="stable")) if len(set(pictures)) < len(samples) else samples
-
-
-def _pictures(samples: pa.Table) -> Images:
-    """The number of each sample's picture, counted as they come; the same bytes are the same picture."""
-    numbers: dict[object, int] = {}
-    shas = samples["sha256"].to_pylist()
-    return np.array([numbers.setdefault(sha or row, len(numbers)) for row, sha in enumerate(shas)], dtype=np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """Of one model call: its samples, the pairs in them, and where its pictures are."""
-
-    samples: pa.Table
-    captions: pa.ChunkedArray  # of each pair
-    sample_of: pa.ChunkedArray  # of each pair
-    image_of: Images
-    pixels: list[pa.Scalar]  # of each picture
-
-    @classmethod
-    def of(cls, samples: pa.Table, pixels: pa.ChunkedArray) -> "_Call":
-        pictures = _pictures(samples)
-        rows = samples["row"].to_numpy()[np.unique(pictures, return_index=True)[1]]
-        sample_of = pc.list_parent_indices(samples["captions"])
-        captions, image_of = pc.list_flatten(samples["captions"]), pictures[sample_of.to_numpy()]
-        return cls(samples, captions, sample_of, image_of, [pixels[int(row)] for row in rows])
-
-    @property
-    def token_ids(self) -> list[list[int]]:
-        ids: list[list[int]] = pc.struct_field(self.captions, "token_ids").to_pylist()
-        return ids
-
-    def inputs(self) -> Inputs:
-        return np.stack([_square(value) for value in self.pixels]), self.token_ids, self.image_of.tolist()
-
-    def alone(self, pair: int) -> Inputs:
-        return _square(self.pixels[self.image_of[pair]])[None].copy(), self.token_ids[pair : pair + 1], [0]
-
-
-def _square(value: pa.Scalar) -> Pixels:
-    flat = np.frombuffer(value.as_buffer(), dtype=np.uint8)
-    side = math.isqrt(len(flat) // 3)
-    return flat.reshape(side, side, 3)
-
-
-def _rows(call: _Call, embeddings: Embeddings, embedder: Embedder, stored: Stored) -> tuple[pa.Table, float]:
+def _rows(call: Call, embeddings: Embeddings, embedder: Embedder, stored: Stored) -> tuple[pa.Table, float]:
     """A row for each pair: its vectors and scores, or what is wrong with them also when it is embedded alone.
 
     And the seconds of the latter.
@@ -258,7 +198,7 @@ def _rows(call: _Call, embeddings: Embeddings, embedder: Embedder, stored: Store
     return rows_of(call.samples.select(columns).take(call.sample_of), call.captions, arrays, problems, stored), again
 
 
-def _record(call: _Call, seconds: float, embedder: Embedder) -> pa.Table:
+def _record(call: Call, seconds: float, embedder: Embedder) -> pa.Table:
     told = {"kind": str(Kind.CALL), "pairs": len(call.image_of), "seconds": seconds, "detail": embedder.dtype}
     told["at_work"] = work(time.time() - seconds, seconds)
     return pa.table({name: [value] for name, value in told.items()})

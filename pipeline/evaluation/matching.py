@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.calls import Images
 from pipeline.decode import Rejected, decode
-from pipeline.embed import Images, Pixels, Preparer, Vectors
+from pipeline.embed import Pixels, Preparer, Vectors
 from pipeline.errors import FetchError
 from pipeline.evaluation.pairs import Pairs
 from pipeline.fetch import Answer, Row

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.embed import Images, Vectors
+from pipeline.calls import Images
+from pipeline.embed import Vectors
 
 KS = (1, 5, 10)
 TIE = 1e-6  # of two cosines: what is closer cannot be told apart in float32, and counts against a query's own

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import fp8, gpu, gpu_ceiling, tags, waterfall
+from bench import fp8, gpu, gpu_ceiling, like, tags, waterfall
 from bench.model import Options, main
 from model.operations import Sizes, operations_a_pair
 
@@ -136,3 +136,9 @@ def test_float8_benchmark_tells_what_each_type_costs(capsys: pytest.CaptureFixtu
     two = told["retrieval"]["2"]
     assert two["fp8"]["auc_colours"] > 0.9
     assert two["fp8"] != two["float32"]
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_the_clip_of_the_peer_costs_within_three_percent_of_a_pair_of_ours(size: str) -> None:
+    wanted = waterfall.flops_a_pair(size, waterfall.Case(tokens=20, captions=1))
+    assert like.operations(like.shape(size, wanted)) == pytest.approx(wanted, rel=0.03)

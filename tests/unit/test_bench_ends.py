@@ -9,11 +9,9 @@ import pytest
 
 from bench.drawn import kept
 from bench.ends import medians, verdict
-from bench.like import operations, shape
 from bench.marked import marked
 from bench.marks import Mark, leave, left_in, steady
 from bench.rounds import milestones
-from bench.waterfall import Case, flops_a_pair
 from tests.fakes import fake_model
 
 
@@ -102,9 +100,3 @@ def test_a_verdict_is_of_the_medians() -> None:
 @pytest.mark.parametrize(("seconds", "reached"), [(15.0, True), (15.1, False)])
 def test_a_start_may_take_fifteen_seconds_more(seconds: float, reached: bool) -> None:
     assert verdict("start", {"seconds more": seconds})[1] is reached
-
-
-@pytest.mark.parametrize("size", ["base", "large"])
-def test_the_clip_of_the_peer_costs_within_three_percent_of_a_pair_of_ours(size: str) -> None:
-    wanted = flops_a_pair(size, Case(tokens=20, captions=1))
-    assert operations(shape(size, wanted)) == pytest.approx(wanted, rel=0.03)

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, RayError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster import cause
@@ -55,22 +55,24 @@ def require_nodes(db: str, shards: Sequence[str]) -> list[str]:
             some = [shards[(i + k) % len(shards)] for k in range(min(_SHARDS, len(shards)))]
             here = NodeAffinitySchedulingStrategy(node, soft=False)
             tasks[_look.options(scheduling_strategy=here).remote(probe, node, some)] = node
-        late = _answers(tasks, names)
-    told = [f"did not answer within {_SECONDS:g} s, so nobody knows yet whether it can work: node {n}" for n in late]
+        told = _answers(tasks, names)
     if len(alive) > _MOST_NODES:
         told.append(f"looked at {_MOST_NODES} of {len(alive)} nodes")
     return told
 
 
 def _answers(tasks: Mapping[Any, str], names: Mapping[str, str]) -> list[str]:
-    """The names of the nodes that did not answer; raises what the others found."""
+    """What is to be told of nodes that gave no answer; raises what the others found."""
     done, late = ray.wait(list(tasks), num_returns=len(tasks), timeout=_SECONDS, fetch_local=True)
     for task in late:
         ray.cancel(task, force=True)
-    problems = []
+    problems, told = [], []
     for task in done:
         try:
             found: Found = ray.get(task)
+        except (TaskUnschedulableError, NodeDiedError):  # an autoscaler takes idle ones away at any time
+            told.append(f"went away while it was looked at: node {names[tasks[task]]}")
+            continue
         except RayError as error:
             found = Found(str(cause(error)))
         if found.problem or (found.unread and _readable(found.unread)):
@@ -78,7 +80,8 @@ def _answers(tasks: Mapping[Any, str], names: Mapping[str, str]) -> list[str]:
     if problems:
         more = f"; and {len(problems) - 1} more nodes" if len(problems) > 1 else ""
         raise PreflightError(problems[0] + more)
-    return [names[tasks[task]] for task in late]
+    doubt = f"did not answer within {_SECONDS:g} s, so nobody knows yet whether it can work: node"
+    return told + [f"{doubt} {names[tasks[task]]}" for task in late]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from pipeline import preflight
 from pipeline.errors import PreflightError
@@ -37,6 +38,14 @@ def test_node_that_has_another_folder_under_the_same_path_is_refused(
     monkeypatch.setattr(Probe, "create", lambda self, of: True)  # in this process only
     with pytest.raises(PreflightError, match=NODE + re.escape(f"{lake} is not the same there as where the job runs")):
         require_nodes(str(lake), [])
+    assert list(lake.iterdir()) == []
+
+
+def test_node_that_goes_away_meanwhile_is_told_and_stops_nothing(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = {"Alive": True, "NodeID": "0123456789abcdef" * 3 + "01234567", "NodeManagerAddress": "192.0.2.1"}
+    nodes = [*ray.nodes(), gone]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert require_nodes(str(lake), []) == ["went away while it was looked at: node 192.0.2.1 (01234567)"]
     assert list(lake.iterdir()) == []
 
 

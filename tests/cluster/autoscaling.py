@@ -17,6 +17,7 @@ from tests.e2e.test_job_submit import wait_for
 from tests.ports import free_port
 
 _HEAD_ID = "f" * 51 + "00000"  # as the fake provider calls its head
+_HEAD = "ray.head.default"  # and its kind: by any other name the autoscaler misses one, and starts it, for ever
 _STEPS = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
 
 
@@ -43,8 +44,8 @@ def autoscaling_head(groups: Mapping[str, Mapping[str, Any]], **env: str) -> Ite
             "disable_node_updaters": True,  # there is nothing to log in to
             "disable_launch_config_check": True,  # else its nodes are taken down again as out of date
         },
-        "available_node_types": {"head": head, **{name: {"node_config": {}, **g} for name, g in groups.items()}},
-        "head_node_type": "head",
+        "available_node_types": {_HEAD: head, **{name: {"node_config": {}, **g} for name, g in groups.items()}},
+        "head_node_type": _HEAD,
         "auth": {},
         "file_mounts": {},
         "cluster_synced_files": [],

@@ -117,22 +117,22 @@ class Embedder:
 
     def embed(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
         """As `Encoder.embed`."""
-        with _telling():
+        with _as_pipeline_errors():
             return self.encoder.embed(pixels, token_ids, image_of)
 
     def embed_each(self, calls: Iterable[Inputs]) -> Iterator[tuple[Embeddings, float]]:
         """As `Encoder.embed_each`."""
-        with _telling():
+        with _as_pipeline_errors():
             yield from self.encoder.embed_each(calls)
 
     def embed_exactly(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> Embeddings:
         """As `Encoder.embed_exactly`."""
-        with _telling():
+        with _as_pipeline_errors():
             return self.encoder.embed_exactly(pixels, token_ids, image_of)
 
 
 @contextmanager
-def _telling() -> Iterator[None]:
+def _as_pipeline_errors() -> Iterator[None]:
     try:
         yield
     except errors.DeviceLostError as error:

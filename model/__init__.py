@@ -91,6 +91,6 @@ def load_for_batches(
     encoder = Encoder(*_loaded(spec, device, dtype, heads, extras), batch_size, extras.blank)
     if batch_size == 0:
         encoder.find_micro_batch()
-    if extras.compiles(device):
-        print(f"note: compiled in {encoder.compile():.0f} s; it is kept for the next start", file=sys.stderr)
+    if extras.compiles(device) and (seconds := encoder.compile()):
+        print(f"note: compiled in {seconds:.0f} s; it is kept for the next start", file=sys.stderr)
     return encoder

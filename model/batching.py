@@ -63,6 +63,14 @@ class Call(NamedTuple):
     image_of: Indexes  # for each pair, which of `pictures`
 
 
+def ordered(image_of: Sequence[int], captions: int, pictures: int) -> Indexes:
+    """The picture of each caption, as `cut` wants them."""
+    of = np.asarray(image_of, dtype=np.int64)
+    if len(of) != captions or (np.diff(of, prepend=0) < 0).any() or (of >= pictures).any():
+        raise ValueError(f"image_of must give each of {captions} captions one of {pictures} pictures, in order")
+    return of
+
+
 def cut(image_of: Indexes, lengths: Indexes, size: int) -> list[Call]:
     """Calls of at most `size` pictures; those with captions of like length together, so that little is padded.
 
@@ -117,7 +125,7 @@ def within_memory(compute: Callable[Concatenate[B, P], T]) -> Callable[Concatena
                 return compute(self, *args, **kwargs)
             except RuntimeError as error:
                 if not _is_full(error):
-                    _raise(error)
+                    _raise_lost_or_same(error)
                 if self.micro_batch == 1:
                     raise ModelError(
                         f"the GPU cannot hold a call of one picture and one caption: {_first_line(error)}: let each "
@@ -141,10 +149,10 @@ def waited_for(wait: Callable[[], T]) -> T:
     try:
         return wait()
     except RuntimeError as error:
-        _raise(error)
+        _raise_lost_or_same(error)
 
 
-def _raise(error: RuntimeError) -> NoReturn:
+def _raise_lost_or_same(error: RuntimeError) -> NoReturn:
     if isinstance(error, torch.AcceleratorError) or _LOST.search(str(error)):
         raise DeviceLostError(_first_line(error)) from error
     raise error

@@ -3,6 +3,7 @@
 import pickle
 import sys
 from collections.abc import Collection, Iterable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -91,6 +92,18 @@ def on_device(tower: BridgeTower, device: str, dtype: str, *, packs: bool = True
         return moved
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {device!r} cannot be used on this machine: {_shortened(error)}") from error
+
+
+def in_float32(tower: BridgeTower) -> BridgeTower:
+    """A copy, beside the tower if the GPU has room for both, else on the CPU."""
+    device = tower.levels.device
+    copy: BridgeTower = deepcopy(tower.to("cpu")).cast(torch.float32)  # not on the GPU, which may be all but full
+    tower.to(device)
+    try:
+        copy.to(device)
+    except torch.OutOfMemoryError:
+        copy.to("cpu")
+    return copy
 
 
 def check_dtype(dtype: str) -> None:

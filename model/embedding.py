@@ -20,7 +20,7 @@ from model.tags import Found, Tagger, Tags
 from model.transfer import Results, ahead, copier
 
 Vectors = npt.NDArray[np.float32]
-_ON_GPU = Shapes(rows=8, tokens=8)
+_IN_EIGHTS = Shapes(rows=8, tokens=8)
 _STAND_IN = 8  # grey pairs on which the stages are compiled
 
 
@@ -60,7 +60,7 @@ class Embedding:
         self._tagger = tagger
         self._stages: BridgeTower | Compiled = tower
         self._device = tower.levels.device
-        self._shapes = _ON_GPU if self._device.type == "cuda" else Shapes()
+        self._shapes = _IN_EIGHTS if self._device.type == "cuda" else Shapes()
         self._copier = copier(self._device)
         text = tower.config.text_config
         self._pad_id = text.pad_token_id
@@ -73,7 +73,7 @@ class Embedding:
             The seconds that compiling took; 0 where it cannot be done here, which is told, and changes nothing else.
         """
         plain = self._stages, self._shapes
-        self._stages, self._shapes = compiled, _ON_GPU
+        self._stages, self._shapes = compiled, _IN_EIGHTS
         side = self._tower.config.vision_config.image_size
         grey = np.full((_STAND_IN, side, side, 3), 128, dtype=np.uint8)
         began = time.perf_counter()
@@ -81,7 +81,9 @@ class Embedding:
             self(grey, [[self._pad_id] * 16] * _STAND_IN, np.arange(_STAND_IN), _STAND_IN)
         except TorchDynamoException as error:
             self._stages, self._shapes = plain
-            print(f"note: torch.compile does not work here, so computing without: {_first(error)}", file=sys.stderr)
+            hint = "; --compile off is quicker then" if self._device.type == "cpu" else ""  # its weights are packed
+            note = f"note: torch.compile does not work here, so computing without{hint}: {_first(error)}"
+            print(note, file=sys.stderr)
             return 0.0
         return time.perf_counter() - began
 

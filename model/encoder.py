@@ -2,16 +2,16 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from copy import deepcopy
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.batching import Indexes, Shapes, chunks, pad, waited_for, within_memory
+from model.batching import Indexes, Shapes, chunks, ordered, pad, waited_for, within_memory
 from model.blank import MASK, Blank
 from model.bridgetower import BridgeTower, Fused, ImageStates, TextStates
+from model.checkpoint import in_float32
 from model.compiled import Compiled
 from model.embedding import Embedding, Embeddings, Queued, Vectors, itc
 from model.errors import ModelError
@@ -81,7 +81,7 @@ class Encoder:
         under_way: deque[tuple[Queued, int]] = deque()
         for pixels, token_ids, image_of in calls:
             self._check(pixels)
-            of = _ordered(image_of, len(token_ids), len(pixels))
+            of = ordered(image_of, len(token_ids), len(pixels))
             under_way.append((self._queued(pixels, token_ids, of), len(pixels)))
             while len(under_way) > self._ahead:
                 yield self._embedded(*under_way.popleft())
@@ -109,7 +109,7 @@ class Encoder:
         if self._exact is None and self.tower.compute_dtype == torch.float32:
             self._exact = self
         elif self._exact is None:
-            self._exact = Encoder(_in_float32(self.tower), self.preparer, self.micro_batch, self._blank)
+            self._exact = Encoder(in_float32(self.tower), self.preparer, self.micro_batch, self._blank)
         return self._exact.embed(pixels, token_ids, image_of)
 
     @within_memory
@@ -240,22 +240,3 @@ class Encoder:
     def _need(self, head: str, what: str) -> None:
         if getattr(self.tower, head) is None:
             raise ModelError(f"cannot {what}")
-
-
-def _ordered(image_of: Sequence[int], captions: int, pictures: int) -> Indexes:
-    of = np.asarray(image_of, dtype=np.int64)
-    if len(of) != captions or (np.diff(of, prepend=0) < 0).any() or (of >= pictures).any():
-        raise ValueError(f"image_of must give each of {captions} captions one of {pictures} pictures, in order")
-    return of
-
-
-def _in_float32(tower: BridgeTower) -> BridgeTower:
-    """A copy, beside the tower if the GPU has room for both, else on the CPU."""
-    device = tower.levels.device
-    copy: BridgeTower = deepcopy(tower.to("cpu")).cast(torch.float32)  # not on the GPU, which may be all but full
-    tower.to(device)
-    try:
-        copy.to(device)
-    except torch.OutOfMemoryError:
-        copy.to("cpu")
-    return copy

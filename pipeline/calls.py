@@ -34,19 +34,13 @@ class Call:
         captions, image_of = pc.list_flatten(samples["captions"]), pictures[sample_of.to_numpy()]
         return cls(samples, captions, sample_of, image_of, [pixels[int(row)] for row in rows])
 
-    @property
-    def token_ids(self) -> list[list[int]]:
-        """Of each pair's caption."""
-        ids: list[list[int]] = pc.struct_field(self.captions, "token_ids").to_pylist()
-        return ids
-
     def inputs(self) -> Inputs:
         """As the model takes them."""
-        return np.stack([_square(value) for value in self.pixels]), self.token_ids, self.image_of.tolist()
+        return np.stack([_square(value) for value in self.pixels]), _token_ids(self.captions), self.image_of.tolist()
 
     def alone(self, pair: int) -> Inputs:
         """Of one pair."""
-        return _square(self.pixels[self.image_of[pair]])[None].copy(), self.token_ids[pair : pair + 1], [0]
+        return _square(self.pixels[self.image_of[pair]])[None].copy(), _token_ids(self.captions.slice(pair, 1)), [0]
 
 
 def calls_of(batch: pa.Table, most: int) -> tuple[list[Call], pa.Table]:
@@ -74,6 +68,11 @@ def _pictures(samples: pa.Table) -> Images:
     numbers: dict[object, int] = {}
     shas = samples["sha256"].to_pylist()
     return np.array([numbers.setdefault(sha or row, len(numbers)) for row, sha in enumerate(shas)], dtype=np.int64)
+
+
+def _token_ids(captions: pa.ChunkedArray) -> list[list[int]]:
+    ids: list[list[int]] = pc.struct_field(captions, "token_ids").to_pylist()
+    return ids
 
 
 def _square(value: pa.Scalar) -> Pixels:

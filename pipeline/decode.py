@@ -63,7 +63,7 @@ class Rejected(Exception):  # noqa: N818 - not a failure of the program, a verdi
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """`picture` is RGB, upright, decoded and nothing else; `size` the original's height and width, as seen."""
+    """`picture` is RGB, upright, without its source's comments; `size` the original's height and width, as seen."""
 
     picture: Image.Image
     size: tuple[int, int]

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.calls import Call, Inputs, calls_of
 from pipeline.config import Contract
 from pipeline.errors import ClusterError
-from pipeline.given import arrays_of, problems_of, require_shapes
+from pipeline.given import Arrays, Problems, arrays_of, problems_of, require_shapes
 from pipeline.schema import Kind
 from pipeline.stored import Stored, conform, rows_of
 from pipeline.watch.busy import work
@@ -158,12 +158,18 @@ def embed_batch(
         each model call one record of its pairs and seconds.
     """
     calls, others = calls_of(batch, batch_size)
-    parts = [conform(others, stored.schema)]
+    parts, flawed = [conform(others, stored.schema)], []
     found = embedder.embed_each(call.inputs() for call in calls)
     for i, (call, (embeddings, seconds)) in enumerate(zip(calls, found, strict=True)):
-        rows, again = _rows(call, embeddings, embedder, stored)
-        parts += [rows, conform(_record(call, seconds + again, embedder), stored.schema)]
+        made = _Made.of(call, embeddings, seconds, stored)
+        if any(made.problems):
+            flawed.append(made)
+        else:
+            parts += made.tables(embedder.dtype, stored)
         further(i + 1)
+    for made in flawed:  # only here: with the next call under way, its seconds would be counted twice
+        made.mend(embedder, tagged=stored.tags is not None)
+        parts += made.tables(embedder.dtype, stored)
     return pa.concat_tables(parts)
 
 
@@ -177,28 +183,43 @@ def require_sane(embeddings: Embeddings) -> None:
         raise ClusterError(f"of a plain grey picture, {problem}: look at the GPU, or at the checkpoint")
 
 
-def _rows(call: Call, embeddings: Embeddings, embedder: Embedder, stored: Stored) -> tuple[pa.Table, float]:
-    """A row for each pair: its vectors and scores, or what is wrong with them also when it is embedded alone.
+@dataclass(slots=True)
+class _Made:
+    """What came of a model call, and what is wrong with each of its pairs, if anything."""
 
-    And the seconds of the latter.
-    """
-    tagged, again = stored.tags is not None, 0.0
-    arrays = arrays_of(embeddings, tagged=tagged)
-    require_shapes(arrays, len(call.image_of), stored.dimension)
-    problems = problems_of(arrays)
-    for i in [i for i, problem in enumerate(problems) if problem]:
+    call: Call
+    arrays: Arrays
+    problems: Problems
+    seconds: float  # of the device
+    ended: float
+
+    @classmethod
+    def of(cls, call: Call, embeddings: Embeddings, seconds: float, stored: Stored) -> "_Made":
+        ended, arrays = time.time(), arrays_of(embeddings, tagged=stored.tags is not None)
+        require_shapes(arrays, len(call.image_of), stored.dimension)
+        return cls(call, arrays, problems_of(arrays), seconds, ended)
+
+    def mend(self, embedder: Embedder, *, tagged: bool) -> None:
+        """Embed alone, in float32, what cannot be stored."""
         began = time.perf_counter()
-        alone = arrays_of(embedder.embed_exactly(*call.alone(i)), tagged=tagged)
-        again += time.perf_counter() - began
-        (problem,) = problems_of(alone)
-        problems[i] = problem and f"{problems[i]}; alone in float32, {problem}"
-        if problem is None:
-            arrays = {name: np.concatenate([a[:i], alone[name], a[i + 1 :]]) for name, a in arrays.items()}
-    columns = [name for name in call.samples.column_names if name in stored.schema.names]
-    return rows_of(call.samples.select(columns).take(call.sample_of), call.captions, arrays, problems, stored), again
+        for i in [i for i, problem in enumerate(self.problems) if problem]:
+            alone = arrays_of(embedder.embed_exactly(*self.call.alone(i)), tagged=tagged)
+            (problem,) = problems_of(alone)
+            self.problems[i] = problem and f"{self.problems[i]}; alone in float32, {problem}"
+            if problem is None:
+                self.arrays = {n: np.concatenate([a[:i], alone[n], a[i + 1 :]]) for n, a in self.arrays.items()}
+        self.seconds += time.perf_counter() - began
+        self.ended = time.time()
 
-
-def _record(call: Call, seconds: float, embedder: Embedder) -> pa.Table:
-    told = {"kind": str(Kind.CALL), "pairs": len(call.image_of), "seconds": seconds, "detail": embedder.dtype}
-    told["at_work"] = work(time.time() - seconds, seconds)
-    return pa.table({name: [value] for name, value in told.items()})
+    def tables(self, dtype: str, stored: Stored) -> list[pa.Table]:
+        """A row for each pair, or its reject; and the record of the call."""
+        samples = self.call.samples
+        columns = [name for name in samples.column_names if name in stored.schema.names]
+        samples = samples.select(columns).take(self.call.sample_of)
+        told = {"kind": str(Kind.CALL), "pairs": len(self.problems), "seconds": self.seconds, "detail": dtype}
+        told["at_work"] = work(self.ended - self.seconds, self.seconds)
+        record = pa.table({name: [value] for name, value in told.items()})
+        return [
+            rows_of(samples, self.call.captions, self.arrays, self.problems, stored),
+            conform(record, stored.schema),
+        ]

@@ -15,7 +15,8 @@ from pipeline.committer import Committer
 from pipeline.config import RunConfig
 from pipeline.datasets import Place, open_dataset, plan_of
 from pipeline.embed import Model
-from pipeline.errors import ClusterError, InputError, RejectRateError, StalledError, TableError
+from pipeline.ending import Ending
+from pipeline.errors import InputError
 from pipeline.follow import Follow
 from pipeline.gather import Positions
 from pipeline.plan import Plan, shards_of
@@ -23,9 +24,6 @@ from pipeline.preflight import require_nodes
 from pipeline.recheck import fingerprints
 from pipeline.replay import rejected, replays
 from pipeline.reports.curve import Curve
-from pipeline.reports.report import Ran, reported
-from pipeline.reports.scores import last_fragment
-from pipeline.runs import record_run
 from pipeline.shards import gzipped, shard_of
 from pipeline.stores.storage import redact
 from pipeline.summary import Summary
@@ -54,7 +52,6 @@ class Run:
     _curve: Curve = field(default_factory=Curve)
     _journal: Journal = field(init=False)
     _touched: int = 0
-    _reports: bool = False  # it ended by an error, and has a report all the same
 
     def __post_init__(self) -> None:
         self._journal = Journal(self._curve, *[self.observer] if isinstance(self.observer, Listener) else [])
@@ -141,23 +138,23 @@ class Run:
         left: Mapping[str, str] | None = None,
     ) -> Summary:
         """Embed what `begin` gives once the cluster is joined, if anything; and record how it went."""
-        outcome, why = "interrupted", None
+        outcome, failure = "interrupted", None
         try:
             committer.commit()
             if begin is not None:
                 self._embed(place, todo, committer, begin)
             outcome = "done"
         except Exception as error:  # only to record how it ended; raised again
-            outcome, why = "failed", str(error)
-            self._reports = isinstance(error, RejectRateError | ClusterError) and not isinstance(error, StalledError)
+            outcome, failure = "failed", error
             raise
         finally:
             self.observer.close()
             self._journal.close()
             summary = self._summary(outcome, todo, committer, left or {})
             if begin is not None or committer.tally.commits:
-                summary = self._keep(place, summary)
-            self._journal.tell(Ended(summary.outcome, summary.to_dict(), why))
+                ending = Ending(self.config, self._started, self._placement(), self._curve, self.observer.say)
+                summary = ending.keep(place, summary, failure)
+            self._journal.tell(Ended(summary.outcome, summary.to_dict(), str(failure) if failure else None))
         return summary
 
     def _embed(self, place: Place, todo: Plan, committer: Committer, begin: Callable[[], Work]) -> None:
@@ -227,35 +224,8 @@ class Run:
             asked_again=busy.asked_again,
         )
 
-    def _keep(self, place: Place, summary: Summary) -> Summary:
-        """Write the report and the record, the latter also if nobody waits for the report."""
-        try:
-            summary = self._report(place, summary)
-        finally:
-            self._note(place, summary)
-        return summary
-
-    def _report(self, place: Place, summary: Summary) -> Summary:
-        """The summary, with its report if one is wanted.
-
-        None after a signal, whose sender waits for the end; nor where the store may not answer, or makes the run fail.
-        """
-        if not self.config.write.report or not (summary.outcome in ("done", "incomplete") or self._reports):
-            return summary
-        ran = Ran(place.database, place.blank.root, self.config, last_fragment(place.rows), self._on, self._curve)
-        summary = reported(ran, summary, self.observer.say)
-        if self._reports and summary.report:
-            self.observer.say(f"report: {summary.report}")  # its summary will not be shown
-        return summary
-
-    def _note(self, place: Place, summary: Summary) -> None:
-        """Write the run record; where the run has failed already, its own error is worth more than this one's."""
-        on = self._on
-        if on and self._follow and (dtypes := self._follow.busy.dtypes):
-            on = replace(on, dtype=" and ".join(sorted(dtypes)))  # as each node knew it of its CPU
-        try:
-            record_run(place.database, self.config, self._started, on, summary)
-        except TableError as error:
-            if summary.outcome in ("done", "incomplete"):
-                raise
-            self.observer.say(f"nor could the run record be written: {error}")
+    def _placement(self) -> cluster.Placement | None:
+        """How it was laid out, if it came so far; with what its actors computed in, as each node knew it of its CPU."""
+        if self._on and self._follow and (dtypes := self._follow.busy.dtypes):
+            return replace(self._on, dtype=" and ".join(sorted(dtypes)))
+        return self._on

@@ -41,11 +41,12 @@ class EmbedActor:
             share = min(1.0, placement.num_gpus)
             self._embedder = model.make_embedder(placement.device, placement.dtype, size, share)
             _try_out(self._embedder, model.make_preparer())
+            compiled = self._embedder.footprint().compiled
         except DeviceLostError as error:
             line.gone(error)
         except Exception as error:  # whatever a checkpoint or a device raises: the node is named
             raise ClusterError(f"the model cannot be used on node {here()}: {error}") from error
-        line.started(self._embedder.footprint().compiled)
+        line.started(compiled)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """A few model calls; what they embed may be of any slices."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -143,18 +144,19 @@ class Job:
             except _LOST as error:
                 if lost is None or log.seen > seen:
                     lost = time.monotonic()
-                why = self._unknown() or (_words(error) if time.monotonic() - lost > _PATIENCE else "")
+                why = self._unknown(error) or (_words(error) if time.monotonic() - lost > _PATIENCE else "")
                 if why:
                     raise ClusterError(f"job {self.name} at {self.address} is lost: {why}") from error
             time.sleep(_PAUSE)
 
-    def _unknown(self) -> str:
+    def _unknown(self, error: BaseException) -> str:
         """What a cluster that answers says of a job that it does not know, as after its head was started anew."""
-        try:
-            self.client.get_job_info(self.name)
-        except _LOST as error:  # whoever asks for the log is only told 404
-            return _words(error) if "does not exist" in str(error) else ""
-        return ""
+        if getattr(error, "status", None) == HTTPStatus.NOT_FOUND:  # all that it says to whoever asks for the log
+            try:
+                self.client.get_job_info(self.name)
+            except _LOST as told:
+                error = told
+        return _words(error) if "does not exist" in str(error) else ""
 
     def stop(self) -> None:
         """Ask it to end, as SIGTERM does; `follow` then sees it end.

@@ -1,4 +1,4 @@
-"""The pulse of a run: what its workers are at, and which nodes lost their GPU. Workers tell it and never wait for it.
+"""The pulse of a run: what its workers are at, and on which nodes. Workers tell it and never wait for it.
 
 One small Ray actor, which lives as long as the run; the driver's `watchdog` asks it.
 """
@@ -87,8 +87,9 @@ class Pulse:
             self._moved = time.monotonic()
         self._actors += 1
 
-    def lost(self, node: str, error: str) -> None:
-        """Hear that a node lost its GPU."""
+    def lost(self, home: str, node: str, error: str) -> None:
+        """Hear that a node lost its GPU: until an actor has started there again, it needs the CPUs for that."""
+        self._homes.discard(home)
         self._lost.setdefault(node, []).append(error)
 
     def lost_nodes(self) -> dict[str, str]:
@@ -124,7 +125,8 @@ class Line:
     def gone(self, error: BaseException) -> NoReturn:
         """Tell that this process' GPU is lost, and end the process: Ray starts another and redoes its work."""
         with suppress(RayError):
-            ray.get(self.actor.lost.remote(here(), str(error)), timeout=_SECONDS_TO_TELL)
+            home = ray.get_runtime_context().get_node_id()
+            ray.get(self.actor.lost.remote(home, here(), str(error)), timeout=_SECONDS_TO_TELL)
         os._exit(1)
 
     def look(self, patience: float) -> Look | None:

@@ -27,7 +27,7 @@ class Watchdog:
     """Watches one run from a thread of its own, so that it can end also a driver that hangs."""
 
     def __init__(self, line: Line, stall_seconds: float, compute: str, say: Say = _on_stderr) -> None:
-        """`compute`: how the actors are laid out, for those who wait for them in vain; `say`: gets the last words."""
+        """`compute`: how the actors are laid out, for those who wait for them in vain; `say`: as `watching`."""
         self.line = line
         self.doing = ""  # what the driver waits for besides the stream of blocks: a stage, and more
         self.homes: frozenset[str] = frozenset()  # ids of the nodes with actors
@@ -187,7 +187,7 @@ def watching(stall_seconds: float, compute: str, say: Say = _on_stderr) -> Itera
     Args:
         stall_seconds: without any progress, until the run is ended.
         compute: how the actors are laid out.
-        say: gets what is wrong, if the driver itself hangs and can say nothing.
+        say: gets what a person should know at once, from this thread: the driver itself may hang.
     """
     with pulse.taken(every=min(5.0, stall_seconds / 4)) as line:
         dog = Watchdog(line, stall_seconds, compute, say)

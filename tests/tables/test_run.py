@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 import pipeline.cluster
+import pipeline.ending
 import pipeline.prepare
 import pipeline.run
 from pipeline.capacity import Capacity, Group
@@ -214,7 +215,7 @@ def test_run_that_its_rejects_or_the_cluster_ended_says_where_its_report_is(
 def test_run_that_is_ended_while_it_writes_its_report_is_recorded(
     start: Callable[..., Summary], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.run, "reported", lambda *args: sys.exit(143))
+    monkeypatch.setattr(pipeline.ending, "reported", lambda *args: sys.exit(143))
     with pytest.raises(SystemExit):
         start(shards, report=True)
     assert [r["outcome"] for r in rows(tmp_path, "runs")] == ["done"]

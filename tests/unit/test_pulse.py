@@ -68,6 +68,8 @@ def test_pulse_takes_the_first_actor_that_starts_for_progress_and_no_later_one(c
     heart.started("n2", "n", None)
     assert (heart.look().idle, heart.look().actors) == (50, 2)
     assert heart.look().homes == {"n1", "n2"}
+    heart.lost("n2", "n2", "out of luck")  # until an actor has started there anew
+    assert heart.look().homes == {"n1"}
 
 
 def test_pulse_knows_how_long_the_first_actor_of_a_node_took_to_compile() -> None:
@@ -80,7 +82,7 @@ def test_pulse_knows_how_long_the_first_actor_of_a_node_took_to_compile() -> Non
 def test_pulse_collects_lost_gpus_by_node() -> None:
     heart = Pulse()
     for node, error in (("n1", "a"), ("n2", "b"), ("n1", "c")):
-        heart.lost(node, error)
+        heart.lost("id", node, error)
     assert heart.look().lost == {"n1": ["a", "c"], "n2": ["b"]}
 
 

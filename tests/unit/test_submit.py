@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 from ray.job_submission import JobStatus
+from yarl import URL
 
 from pipeline import submit as room
 from pipeline.errors import ClusterError, ConfigError
@@ -95,8 +97,19 @@ def test_follow_gives_up_a_cluster_that_stays_away(monkeypatch: pytest.MonkeyPat
 
 
 def test_follow_does_not_wait_for_a_job_that_the_cluster_does_not_know() -> None:
+    info = aiohttp.RequestInfo(URL("http://head:8265"), "GET", CIMultiDictProxy(CIMultiDict()))
+    refused = aiohttp.WSServerHandshakeError(info, (), status=404, message="Invalid response status")
     with pytest.raises(ClusterError, match="does not exist"):
-        job(FakeCluster([[aiohttp.ClientError("404, message='Invalid response status'")]], unknown=True)).follow(print)
+        job(FakeCluster([[refused]], unknown=True)).follow(print)
+
+
+def test_follow_asks_nothing_of_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's client would wait for it for ever."""
+    monkeypatch.setattr(room, "_PATIENCE", 0.05)
+    cluster = FakeCluster([[ConnectionError("reset")]])
+    monkeypatch.setattr(cluster, "get_job_info", lambda name: pytest.fail("asked"))
+    with pytest.raises(ClusterError, match="is lost: reset"):
+        job(cluster).follow(print)
 
 
 def answering(*answers: str | type[BaseException]) -> Callable[[str], str]:

@@ -15,7 +15,7 @@ from pipeline.barred import Barred
 from pipeline.config import RunConfig
 from pipeline.database import Database
 from pipeline.datasets import Found, find_dataset
-from pipeline.embed import Model, Preparer
+from pipeline.embed import Model
 from pipeline.forecasts.advice import advise
 from pipeline.forecasts.choice import bytes_of, choose
 from pipeline.forecasts.estimate import estimate, tokens_of
@@ -30,6 +30,7 @@ from pipeline.forecasts.schedule import Speed, commits, finishes
 from pipeline.forecasts.totals import totals
 from pipeline.plan import Plan, shards_of
 from pipeline.shards import Slice
+from pipeline.stages import pictures_at_once
 from pipeline.stores.storage import redact
 from pipeline.takedowns import read_takedowns
 
@@ -65,6 +66,7 @@ def forecast(
     read = replace(config.read, keep=found.stored.keep)
     slices = [*plan.pending, *plan.changed]
     preparer = model.make_preparer()
+    square = preparer.picture(Image.new("RGB", (64, 64))).nbytes  # bytes of a prepared picture
     sampled = sample(choose(slices, limits.budget.slices), read, preparer, barred, limits.budget)
     pairs = pairs_of(slices, sampled.looks)
     told = replace(_counted(config, found, plan, sampled, pairs), gpu_hour_price=gpu_hour_price)
@@ -84,12 +86,12 @@ def forecast(
         room = Cluster.of(on, capacity, model, config.embed.batch_size)
         told = replace(told, cluster=room)
         if isinstance(measured, Measured):
-            told = _paced(told, config, pairs, measured, around)
+            told = _paced(told, config, pairs, measured, around, square)
         else:
             tokens, readers = tokens_of(sampled.rows), readers_of(on, capacity.cpus)
             guess = estimate(model, on, capacity, readers, told.totals, tokens)
             told = replace(told, pace=_guessed(told, config, pairs, measured, guess))
-        sizes = _sizes_of_a_pair(told, slices[0], preparer)
+        sizes = _sizes_of_a_pair(told, slices[0], square)
         told = replace(told, network=traffic(room, capacity, told.pace, sizes, here))
     return replace(told, advice=advise(told, config, slices, where), took=round(time.monotonic() - began, 1))
 
@@ -134,13 +136,17 @@ def pairs_of(slices: Sequence[Slice], looks: Iterable[Look]) -> list[float]:
     return [known.get(slice_.name, 0.0) for slice_ in slices]
 
 
-def _paced(told: Forecast, config: RunConfig, pairs: Sequence[float], measured: Measured, around: float) -> Forecast:
+def _paced(
+    told: Forecast, config: RunConfig, pairs: Sequence[float], measured: Measured, around: float, square: int
+) -> Forecast:
     """The same with time and commits; `around` goes before and after the work."""
     assert told.cluster is not None  # noqa: S101  # something is to be done
     on = replace(told.cluster, footprint=measured.footprint, dtype=measured.dtype)
     readers = readers_of(on.placement, on.cpus)
     after = measured.reading_after, measured.embedding_after
-    speed = Speed(readers, measured.read, measured.embed * on.placement.actors, *after)
+    block = pictures_at_once(config.embed, square) * told.totals.pairs.value / max(1.0, told.totals.samples.value)
+    actors = on.placement.actors
+    speed = Speed(readers, measured.read, measured.embed * actors, *after, actors, block)
     source = (
         f"measured: {measured.actors} of {on.placement.actors} actors embedded {measured.pairs:,} pairs in "
         f"{measured.calls:,} calls"
@@ -173,9 +179,8 @@ def _guessed(
     return replace(_pace(pairs, speed, config, f"estimated: {source}; not measured: {why}"), estimated=True)
 
 
-def _sizes_of_a_pair(told: Forecast, first: Slice, preparer: Preparer) -> tuple[float, float]:
+def _sizes_of_a_pair(told: Forecast, first: Slice, square: int) -> tuple[float, float]:
     """Bytes of its shard that come from a store, and of its prepared picture, which is one for all its captions."""
     pairs = told.totals.pairs.value or 1.0
     stored = "://" in first.shard.uri and not first.shard.uri.startswith("file://")
-    square = preparer.picture(Image.new("RGB", (64, 64))).nbytes
     return told.todo.bytes / pairs if stored else 0.0, square * told.totals.samples.value / pairs

@@ -137,8 +137,13 @@ def _settings() -> Iterator[None]:
         context.enable_progress_bars, context.target_max_block_size = kept
 
 
+def pictures_at_once(config: EmbedConfig, size: int) -> int:
+    """About how many pictures of so many bytes an actor is given at once."""
+    return max(_rows(config.pictures), _BLOCK_BYTES // size)
+
+
 def _rows(pictures: int) -> int:
-    """How many an actor is given at once, where so many go into a call."""
+    """At least so many, where so many go into a call."""
     return max(pictures, min(pictures * _CALLS, _MOST_ROWS // pictures * pictures))
 
 

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+_MOST_BLOCKS = 100_000  # that are followed one by one
+
 
 @dataclass(frozen=True, slots=True)
 class Speed:
@@ -15,6 +17,8 @@ class Speed:
     embed: float  # pairs a second of all actors
     reading_after: float  # seconds until the readers begin
     embedding_after: float  # seconds until the actors do
+    actors: int = 1
+    block: float = 1.0  # pairs that an actor is given at once, and gives back at once
 
     @property
     def rate(self) -> float:
@@ -23,23 +27,29 @@ class Speed:
 
 
 def finishes(pairs: Sequence[float], speed: Speed) -> list[float]:
-    """When each slice is embedded, in seconds from the start: readers take them in turn, the actors all as they come.
+    """When each slice is embedded, in seconds from the start.
+
+    Readers take the slices in turn, and make blocks of them; actors take the blocks as they come, one at a time.
 
     Args:
         pairs: of each slice, in the order in which they are read.
         speed: of both halves.
     """
     readers = [speed.reading_after] * max(1, min(speed.readers, len(pairs)))
-    rate = min(speed.read, speed.embed / len(readers))  # readers wait for actors that are slower
-    read = []
-    for count in pairs:
-        free = heapq.heappop(readers)
-        read.append((free + count / rate, count))
-        heapq.heappush(readers, free + count / rate)
-    done, busy = [], max(speed.reading_after, speed.embedding_after)
-    for at, count in sorted(read):
-        busy += count / speed.embed  # also of slices that are not whole yet
-        done.append(max(busy, at))
+    block = max(speed.block, sum(pairs) / _MOST_BLOCKS)
+    blocks = []
+    for number, count in enumerate(pairs):
+        at = heapq.heappop(readers)
+        for _ in range(parts := max(1, math.ceil(count / block))):
+            at += count / parts / speed.read
+            blocks.append((at, number, count / parts))
+        heapq.heappush(readers, at)
+    actors = [max(speed.reading_after, speed.embedding_after)] * speed.actors
+    done = [0.0] * len(pairs)
+    for at, number, count in sorted(blocks):
+        free = max(at, heapq.heappop(actors)) + count * speed.actors / speed.embed
+        done[number] = max(done[number], free)
+        heapq.heappush(actors, free)
     return done
 
 

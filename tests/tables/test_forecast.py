@@ -298,8 +298,8 @@ def test_forecast_of_a_cluster_from_zero_estimates_by_what_is_published_and_says
     assert one.pace.embed == pytest.approx(0.4 * 1000)  # 362 TFLOP/s of an L40S
     assert one.pace.read == pytest.approx(one.pace.readers / one.totals.seconds)
     assert one.pace.readers == 8 * 16 + 4 * 32 - 1
-    slower = min(one.pace.embed, 1 / one.totals.seconds)  # a single slice has a single reader
-    assert one.pace.seconds == pytest.approx(200 / slower)
+    read, embed = one.totals.seconds, 1 / one.pace.embed  # of a pair; a single slice has a single reader
+    assert one.pace.seconds == pytest.approx(max(200 * read + embed, read + 200 * embed))
     assert (one.pace.commits, one.cost) == (1, pytest.approx(one.pace.seconds / 1000))
     shown = dict(lines(one))
     assert one.pace.source in shown["speed"]  # the same words for machines
@@ -377,11 +377,18 @@ def test_commits_are_counted_as_the_committer_makes_them(seed: int, monkeypatch:
 
 
 def test_slices_finish_as_the_slower_half_lets_them() -> None:
-    by_readers = finishes([100.0] * 4, Speed(2, read=10.0, embed=1000.0, reading_after=1, embedding_after=5))
-    assert by_readers == pytest.approx([11, 11, 21, 21])
-    by_actors = finishes([100.0] * 4, Speed(2, read=1000.0, embed=10.0, reading_after=1, embedding_after=5))
-    assert by_actors[-1] == pytest.approx(45)
-    assert Speed(2, 10.0, 1000.0, 0, 0).rate == 20
+    by_readers = Speed(2, read=10.0, embed=1000.0, reading_after=1, embedding_after=5)
+    assert finishes([100.0] * 4, by_readers) == pytest.approx([11, 11, 21, 21], abs=0.01)
+    by_actors = Speed(2, read=1000.0, embed=10.0, reading_after=1, embedding_after=5)
+    assert max(finishes([100.0] * 4, by_actors)) == pytest.approx(45)
+    assert by_readers.rate == 20
+
+
+def test_slices_of_readers_side_by_side_end_a_block_apart() -> None:
+    """An actor takes the readers' blocks in turn: of the first two slices 1, 2, 1 and 2."""
+    speed = Speed(2, read=1000.0, embed=10.0, reading_after=0, embedding_after=5, block=50)
+    assert finishes([100.0, 100.0, 50.0], speed) == pytest.approx([20, 25, 30])
+    assert finishes([100.0, 100.0, 50.0], replace(speed, actors=2)) == pytest.approx([25, 25, 35])
 
 
 def outlook(told: Forecast, pace: Pace, actors: int = 4, gpus: float = 1.0) -> Forecast:

@@ -65,57 +65,69 @@ class FakeEvent:
         self.name = FakeEvent.made = FakeEvent.made + 1
 
     def synchronize(self) -> None:
-        self.log.append(f"host waits for buffer {self.name}")
+        self.log.append(f"host waits for {self.name}")
 
-    def record(self, stream: object) -> None:
-        self.log.append(f"copy from buffer {self.name}")
+    def record(self, stream: "FakeStream") -> None:
+        self.log.append(f"{stream.name} records {self.name}")
 
     def elapsed_time(self, other: "FakeEvent") -> float:
         assert other.name == self.name + 1
-        assert self.log[-1] == f"host waits for buffer {other.name}"
+        assert self.log[-1] == f"host waits for {other.name}"
         return 250.0
 
 
 class FakeStream:
-    def __init__(self, device: object = None) -> None:
-        pass
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def wait_event(self, event: FakeEvent) -> None:
-        event.log.append(f"gpu waits for buffer {event.name}")
+        event.log.append(f"{self.name} waits for {event.name}")
 
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A GPU that writes down what is asked of it."""
     FakeEvent.log, FakeEvent.made = [], 0
-    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: FakeStream("copying"))
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: FakeStream("computing"))
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
     empty = torch.empty
     monkeypatch.setattr(transfer.torch, "empty", lambda size, dtype, pin_memory: empty(size, dtype=dtype))
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking: self.clone())
+
+    def to(self: torch.Tensor, device: torch.device | str, non_blocking: bool) -> torch.Tensor:
+        FakeEvent.log.append("copy back" if device == "cpu" else "copy there")
+        return self.clone()
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
     return FakeEvent.log
 
 
 def test_pinned_buffer_is_filled_again_only_after_its_copy(cuda: list[str]) -> None:
     found = [int(there[0, 0, 0, 0]) for there in ahead(parts(5), Pinned(torch.device("cpu")))]
     assert found == list(range(5))
-    waits = [line for line in cuda if line.startswith("gpu")]
-    assert waits == [f"gpu waits for buffer {n}" for n in (2, 3, 1, 2, 3)]
-    again = cuda.index("host waits for buffer 2", 1)
-    assert cuda.index("gpu waits for buffer 2") < again < cuda.index("copy from buffer 2", again)
+    first, second, third = ([f"host waits for {n}", "copy there", f"copying records {n}"] for n in (2, 3, 1))
+    assert cuda == [
+        *first, *second, *third, "computing waits for 2", *first, "computing waits for 3", *second,
+        "computing waits for 1", "computing waits for 2", "computing waits for 3",
+    ]  # fmt: skip
 
 
 def test_results_of_a_gpu_are_waited_for_only_when_they_are_asked_for(cuda: list[str]) -> None:
     pinned = Pinned(torch.device("cpu"))
-    first, second = (pinned.back()([torch.full((2,), n)]) for n in (1, 2))
-    assert not [line for line in cuda if line.startswith("host")]
-    (here,), seconds = first()
-    assert (here.tolist(), seconds) == ([1, 1], 0.25)
-    assert [line for line in cuda if line.startswith("host")] == ["host waits for buffer 5"]
-    assert second()[0][0].tolist() == [2, 2]
+    results = []
+    for n in (1, 2):
+        send = pinned.back()
+        cuda.append("compute")
+        results.append(send([torch.full((2,), n)]))
+    assert cuda == [
+        "computing records 4", "compute", "copy back", "computing records 5",
+        "computing records 6", "compute", "copy back", "computing records 7",
+    ]  # fmt: skip
+    (here,), seconds = results[0]()
+    assert (here.tolist(), seconds, cuda[8:]) == ([1, 1], 0.25, ["host waits for 5"])
+    assert results[1]()[0][0].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(

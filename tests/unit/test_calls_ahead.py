@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.bridgetower import BridgeTower
 from model.embedding import Embeddings
 from model.encoder import Encoder
 from model.errors import DeviceLostError
-from tests.checkpoints import config
+from tests.gpus import encoder_of, nothing
 
-FOUND = Embeddings(*[np.empty((4, 1))] * 3, *[np.empty(4)] * 2)
+FOUND = nothing(4)
 
 
 class Gpu:
@@ -46,10 +45,8 @@ class Gpu:
 
 
 def encoder(gpu: Gpu, device: str, monkeypatch: pytest.MonkeyPatch) -> Encoder:
-    made = Encoder(BridgeTower(config()), SimpleNamespace(size=64))  # type: ignore[arg-type]
-    made._embedding = gpu  # type: ignore[assignment]
     monkeypatch.setattr(Encoder, "device", torch.device(device))
-    return made
+    return encoder_of(gpu.queue)
 
 
 def run(gpu: Gpu, encoder: Encoder, count: int) -> list[str]:

@@ -1,11 +1,17 @@
 """Prepared batches -> embedded pairs, with a model whose answers can be computed by hand."""
 
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.calls import Inputs
 from pipeline.embed import Embeddings, Pixels, Vectors, embed_batch, require_sane
 from pipeline.errors import ClusterError, ContractError
 from pipeline.schema import Kind
@@ -79,13 +85,16 @@ def test_embed_encodes_a_picture_once_that_comes_in_several_samples() -> None:
 
 
 @pytest.mark.parametrize(("pictures", "calls"), [(0, []), (1, [1]), (4, [4]), (5, [2, 3]), (9, [3, 3, 3])])
-def test_embed_splits_a_batch_into_calls_of_about_equal_size(pictures: int, calls: list[int]) -> None:
+def test_embed_splits_a_batch_into_calls_of_about_equal_size(
+    pictures: int, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.embed.time", SimpleNamespace(perf_counter=count().__next__, time=time.time))
     embedder = FakeEmbedder()
     batch = prepared(*(sample("a", i, i, "word " * (i % 3 + 1)) for i in range(pictures)), end("a", pictures))
     made = embed_batch(batch, embedder, STORED, 4)
     assert embedder.calls == calls
-    told = [(r["pairs"], r["seconds"] >= 0) for r in made.to_pylist() if r["kind"] == Kind.CALL]
-    assert told == [(n, True) for n in calls]
+    told = [(r["pairs"], r["seconds"]) for r in made.to_pylist() if r["kind"] == Kind.CALL]
+    assert told == [(n, 1) for n in calls]  # the clock was looked at before and after
     rows = pairs_of(made)
     assert [np.argmax(r["image_embedding"]) for r in rows] == [i % 4 for i in range(pictures)]
     assert [np.argmax(r["text_embedding"]) for r in rows] == [i % 3 + 1 for i in range(pictures)]
@@ -136,6 +145,44 @@ def test_embed_tries_a_broken_pair_once_alone_in_float32_and_keeps_what_that_giv
     assert embedder.alone == [(1, [[3, 5]], [0])]
     assert pairs_of(mended) == pairs_of(whole)
     assert len(pairs_of(mended)) == 3
+
+
+class Ahead(Spoiled):
+    """As a GPU's, has two calls when it gives the first one's results. They take 1, 2, ... seconds, a pair alone 0.25.
+
+    The second pair of each call is spoiled, but not alone.
+    """
+
+    clock = 0.0
+
+    def __init__(self) -> None:
+        super().__init__("text", 1, np.nan, beyond=False)
+
+    def embed_each(self, calls: Iterable[Inputs]) -> Iterator[tuple[Embeddings, float]]:
+        under_way = deque[tuple[Embeddings, float]]()
+        for seconds, call in enumerate(calls, 1):
+            under_way.append((self.embed(*call), float(seconds)))
+            if len(under_way) > 1:
+                yield under_way.popleft()
+        yield from under_way
+
+    def embed_exactly(self, pixels: Pixels, token_ids: list[list[int]], image_of: list[int]) -> FakeEmbeddings:
+        self.clock += 0.25
+        return super().embed_exactly(pixels, token_ids, image_of)
+
+
+def test_embed_gives_each_call_its_own_rows_and_seconds_where_the_model_runs_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embedder = Ahead()
+    monkeypatch.setattr("pipeline.embed.time", SimpleNamespace(perf_counter=lambda: embedder.clock, time=time.time))
+    batch = prepared(*(sample("a", i, i, "word " * (i % 3 + 1)) for i in range(6)))
+    made = embed_batch(batch, embedder, STORED, 2)
+    assert pairs_of(made) == pairs_of(embed_batch(batch, FakeEmbedder(), STORED, 6))
+    assert embedder.alone == [(i, [[4] * (i % 3 + 1)], [0]) for i in (1, 3, 5)]
+    seconds = [r["seconds"] for r in made.to_pylist() if r["kind"] == Kind.CALL]
+    assert seconds == pytest.approx([1, 2, 3], abs=3 * 0.25)
+    assert sum(seconds) == 1 + 2 + 3 + 3 * 0.25
 
 
 def test_embed_says_of_a_reject_what_was_wrong_both_times() -> None:

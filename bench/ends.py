@@ -40,7 +40,7 @@ class Options:
     parts: tuple[Part, ...] = ("model", "ray", "start", "calls")
     """What is measured."""
     repeats: int = 3
-    """Rounds; `model` has its own number."""
+    """Rounds; `model` and `clip` have their own number."""
     model_repeats: int = 1
     """Of `model` and `clip`, whose rounds take the longest."""
     sizes: Sizes = field(default_factory=Sizes)

@@ -53,29 +53,18 @@ class Placed(FakeEmbedder):
         return super().embed(pixels, token_ids, image_of)
 
 
-class Meeting(FakePreparer):
-    """Of a reader that works only once there are so many readers."""
-
-    def __init__(self, notes: Notes, readers: int) -> None:
-        self.notes, self.readers = notes, readers
-        notes.write("reader")
-
-    def picture(self, picture: Image.Image, extent: tuple[float, float] | None = None) -> Pixels:
-        self.notes.wait(self.readers, of="reader")
-        return super().picture(picture, extent)
-
-
 @dataclass(frozen=True)
 class Reader(FakePreparer):
-    """Holds its CPU until so many actors have theirs."""
+    """Holds its CPU until so many actors have theirs, or so many readers."""
 
     notes: Notes
-    actors: int
+    count: int
+    of: str = "actor"
 
     def picture(self, picture: Image.Image, extent: tuple[float, float] | None = None) -> Pixels:
         if picture.size != (64, 64):  # an actor tries itself out with one of these
             self.notes.write("reader")
-            self.notes.wait(self.actors)
+            self.notes.wait(self.count, of=self.of)
         return super().picture(picture, extent)
 
 

@@ -18,7 +18,7 @@ from pipeline.embed import Model
 from pipeline.run import Run
 from pipeline.summary import Summary
 from pipeline.watch.watchdog import watching
-from tests.cluster.placed import Meeting, Notes, placed_model
+from tests.cluster.placed import Notes, Reader, placed_model
 from tests.conftest import REPOSITORY
 from tests.fakes import CONTRACT, FakeEmbedder, Quiet
 from tests.shards import members, whole, write_tar
@@ -87,7 +87,8 @@ def test_readers_go_where_actors_are_while_there_is_a_cpu_and_elsewhere_then(
         crew = stages.Crew(on, watch.line, homes=lambda: [home])
         slices = {path.name: whole(path) for path in sorted(shards.iterdir())[:4]}
         read = ReadConfig((str(shards),))
-        stages.prepared(slices, read, Model(CONTRACT, partial(Meeting, notes, 4), FakeEmbedder), crew, Barred()).count()
+        model = Model(CONTRACT, partial(Reader, notes, 4, "reader"), FakeEmbedder)
+        stages.prepared(slices, read, model, crew, Barred()).count()
     first = notes.nodes("reader")[:4]
     assert first.count(home) == 2
 

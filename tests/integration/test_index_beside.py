@@ -1,6 +1,5 @@
 """Indexes built, folded and remapped beside jobs that commit, replace and compact."""
 
-import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from pipeline.retrieval.nearest import nearest
 from pipeline.retrieval.question import Query
 from pipeline.upkeep.compact import Limits, compact, merge_fragments
 from pipeline.upkeep.verify import verify
+from tests.beside import over_and_over
 from tests.ingest import Lake
 from tests.vectors import VectorLake, drawn
 
@@ -57,28 +57,16 @@ def every_row_finds_itself(database: Database) -> bool:
 
 
 def test_index_job_beside_a_job_that_commits_and_replaces_breaks_neither(lake: Lake) -> None:
-    over = threading.Event()
-    errors: list[Exception] = []
-
     def keep_up() -> None:
-        try:
-            index(lake.database, request())
-            while not over.is_set():
-                index(lake.database, Request(optimize=True, queries=2))
-                index(lake.database, request())
-        except Exception as error:  # noqa: BLE001  # told below
-            errors.append(error)
+        index(lake.database, request())
+        index(lake.database, Request(optimize=True, queries=2))
 
-    beside = threading.Thread(target=keep_up)
-    beside.start()
-    for i in range(SHARDS, SHARDS + 4):
-        lake.write(f"{i}.tar", PAIRS * i, 8)
-        lake.run(f"{i}.tar")
-    lake.write("1.tar", 5000, 20)
-    lake.run("1.tar", replaces=True)
-    over.set()
-    beside.join()
-    assert errors == []
+    with over_and_over(keep_up):
+        for i in range(SHARDS, SHARDS + 4):
+            lake.write(f"{i}.tar", PAIRS * i, 8)
+            lake.run(f"{i}.tar")
+        lake.write("1.tar", 5000, 20)
+        lake.run("1.tar", replaces=True)
     assert lake.rows().count_rows() == PAIRS * (SHARDS - 1) + 4 * 8 + 20
     assert verify(lake.database, lake.model, 10).ok
     assert every_row_finds_itself(lake.database)

@@ -16,6 +16,13 @@ from tests.checkpoints import config, pictures, write
 from tests.stock import ids, squares
 
 
+@pytest.fixture
+def eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiles the stages to what they are, with a cache that is the test's own."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(encoder, "Compiled", partial(Compiled, backend="eager"))
+
+
 @pytest.mark.parametrize(
     ("asked", "device", "compiles"),
     [("auto", "cuda", True), ("auto", "cpu", False), ("on", "cpu", True), ("on", "cuda", True), ("off", "cuda", False)],
@@ -24,11 +31,8 @@ def test_stages_are_compiled_on_gpus_unless_told_otherwise(asked: str, device: s
     assert Extras(compile=asked).compiles(device) is compiles
 
 
-def test_compile_reaches_the_actor_which_tells_the_seconds_and_embeds_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(encoder, "Compiled", partial(Compiled, backend="eager"))
+@pytest.mark.usefixtures("eager")
+def test_compile_reaches_the_actor_which_tells_the_seconds_and_embeds_the_same(tmp_path: Path) -> None:
     spec = model.resolve(str(write(tmp_path / "checkpoint", config())))
     plain, made = (
         as_model(spec, compile=ComputeOptions(compile=asked).config.compile).make_embedder("cpu", "float32", 8)
@@ -41,13 +45,12 @@ def test_compile_reaches_the_actor_which_tells_the_seconds_and_embeds_the_same(
     np.testing.assert_allclose(made.embed(*batch).cross, plain.embed(*batch).cross, rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.skipif(not packed.can_pack(torch.float32), reason="this build of torch has no oneDNN")
 @pytest.mark.parametrize(("asked", "packs"), [("auto", True), ("on", False)])
 def test_weights_are_packed_unless_they_are_compiled_which_cannot_be_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, packs: bool
 ) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(encoder, "Compiled", partial(Compiled, backend="eager"))
     monkeypatch.setattr(packed, "_SMALLEST", 1)
     spec = model.resolve(str(write(tmp_path / "checkpoint", config())))
     loaded = model.load_for_batches(spec, "cpu", "float32", 8, 1.0, Extras(compile=asked))

@@ -2,10 +2,12 @@
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import ray
+from ray.exceptions import NodeDiedError, RayError, TaskUnschedulableError, WorkerCrashedError
 
 from pipeline import preflight
 from pipeline.errors import PreflightError
@@ -47,6 +49,28 @@ def test_node_that_goes_away_meanwhile_is_told_and_stops_nothing(lake: Path, mon
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     assert require_nodes(str(lake), []) == ["went away while it was looked at: node 192.0.2.1 (01234567)"]
     assert list(lake.iterdir()) == []
+
+
+def failing(error: RayError) -> Callable[[object], None]:
+    def get(task: object) -> None:
+        raise error
+
+    return get
+
+
+@pytest.mark.parametrize("error", [TaskUnschedulableError("no such node"), NodeDiedError("it was terminated")])
+def test_node_that_goes_away_before_or_while_it_looks_stops_nothing(
+    lake: Path, monkeypatch: pytest.MonkeyPatch, error: RayError
+) -> None:
+    monkeypatch.setattr(preflight.ray, "get", failing(error))
+    (told,) = require_nodes(str(lake), [])
+    assert re.match(r"went away while it was looked at: node [\d.]+ \(\w{8}\)$", told)
+
+
+def test_node_that_cannot_look_for_another_reason_is_refused(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight.ray, "get", failing(WorkerCrashedError()))
+    with pytest.raises(PreflightError, match=NODE + "the run cannot go on: The worker died"):
+        require_nodes(str(lake), [])
 
 
 def test_node_that_cannot_read_what_the_job_can_is_refused(

@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -74,16 +75,17 @@ def test_readme_commands_name_scripts_and_options_that_exist() -> None:
 
 
 def calls() -> Iterator[tuple[str, list[Any], dict[str, Any]]]:
-    """Each call of a plain name in the README's Python whose arguments are literals: name, arguments, keywords."""
+    """Each call of a plain name in the README's Python whose arguments are literals: name, arguments, keywords.
+
+    A call among its keywords is left out.
+    """
     for block in re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 literal = {one.arg: one.value for one in node.keywords if not isinstance(one.value, ast.Call)}
-                yield (
-                    node.func.id,
-                    [ast.literal_eval(one) for one in node.args],
-                    {name or "": ast.literal_eval(value) for name, value in literal.items()},
-                )
+                with suppress(ValueError):  # an argument that is none
+                    given = [ast.literal_eval(one) for one in node.args]
+                    yield node.func.id, given, {n or "": ast.literal_eval(value) for n, value in literal.items()}
 
 
 def test_readme_ticks_by_cron_and_by_airflow_are_the_same_and_are_understood() -> None:

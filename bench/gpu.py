@@ -164,7 +164,12 @@ def main(args: argparse.Namespace) -> int:
     for size in args.sizes:
         print(size, flush=True)
         for part in args.parts:
-            found[part] += PARTS[part](size, top["bf16_tflops"] * 1e12, args)
+            if part == "bars":
+                found[part] += waterfalls(size, top["bf16_tflops"] * 1e12, args)
+            else:
+                figures, line = BESIDE[part](size, args)
+                print(f"  {line}", flush=True)
+                found[part].append({"size": size, **figures})
             forget()
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
@@ -183,21 +188,19 @@ def waterfalls(size: str, operations: float, args: argparse.Namespace) -> list[d
     return rows
 
 
-def fed(size: str, operations: float, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Decode and model together, beside the model alone."""
+def fed(size: str, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Decode and model together, beside the model alone; and the line that tells it."""
     actor = Actor(size, args.device, args.pictures, args.compile)
-    told = gpu_feed.Told(args.seconds, args.repeats, args.workers)
-    found = gpu_feed.measure(actor.embed, actor.geometry, args.pictures, told)
-    print(f"  {gpu_feed.line(found)}", flush=True)
-    return [{"size": size, **found}]
+    timing = gpu_feed.Timing(args.seconds, args.repeats)
+    found = gpu_feed.measure(actor.embed, actor.geometry, args.pictures, timing, args.workers)
+    return found, gpu_feed.line(found)
 
 
-def shared(size: str, operations: float, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Two processes on the device, beside one."""
+def shared(size: str, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Two processes on the device, beside one; and the line that tells it."""
     work = gpu_share.Work(size, args.device, args.pictures, args.compile)
-    found = gpu_share.measure(work, gpu_feed.Told(args.seconds, args.repeats))
-    print(f"  {gpu_share.line(found)}", flush=True)
-    return [{"size": size, **found}]
+    found = gpu_share.measure(work, gpu_feed.Timing(args.seconds, args.repeats))
+    return found, gpu_share.line(found)
 
 
 def forget() -> None:
@@ -207,14 +210,15 @@ def forget() -> None:
     torch.cuda.empty_cache()
 
 
-PARTS = {"bars": waterfalls, "fed": fed, "shared": shared}
+BESIDE = {"fed": fed, "shared": shared}
+PARTS = ["bars", *BESIDE]
 
 
 def options(given: list[str] | None = None) -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["large", "base"], choices=["large", "base", "tiny"])
-    parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=[*PARTS], help="what is measured of each size")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what is measured of each size")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--pictures", type=int, default=64, help="in one call")
     parser.add_argument("--repeats", type=int, default=5, help="timed; medians are reported")

@@ -119,12 +119,11 @@ class Decoding:
         return [np.array(squares) for squares in self._squares]
 
 
-class Told(NamedTuple):
-    """How it is measured."""
+class Timing(NamedTuple):
+    """For how long it is measured, and how often."""
 
     seconds: float  # a stretch, at least
     repeats: int
-    workers: int | None = None  # processes that decode; None: for each core one but for one
 
 
 class Stretch(NamedTuple):
@@ -151,18 +150,18 @@ def stretch(batches: Iterator[Pixels], embed: Embed, seconds: float, least: int 
     return Stretch(calls, time.perf_counter() - began, sum(waits))
 
 
-def beside(embed: Embed, decoding: Decoding, told: Told) -> dict[str, float]:
+def beside(embed: Embed, decoding: Decoding, timing: Timing) -> dict[str, float]:
     """Batches a second of the model alone and of both together, in turn, medians."""
     rounds = list[tuple[float, float, float, float]]()
     batches = iter(decoding)
-    for _ in range(told.repeats):
+    for _ in range(timing.repeats):
         ready = decoding.settled()
         least = 2 * len(ready)
-        one = stretch(cycle(ready), embed, told.seconds, least)
+        one = stretch(cycle(ready), embed, timing.seconds, least)
         for _ in embed(islice(batches, least)):  # what was decoded while the model was alone is used up
             pass
         before = decoding.ready()
-        two = stretch(batches, embed, told.seconds, least)
+        two = stretch(batches, embed, timing.seconds, least)
         used = max(0, before - decoding.ready())  # of what was decoded before
         alone, together = one.calls / one.seconds, (two.calls - used) / two.seconds
         rounds.append((alone, together, together / alone, two.waited / two.seconds))
@@ -187,20 +186,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def measure(embed: Embed, geometry: Geometry, pictures: int, told: Told) -> dict[str, Any]:
+def measure(embed: Embed, geometry: Geometry, pictures: int, timing: Timing, workers: int | None) -> dict[str, Any]:
     """What came of it, rates in pairs a second, as one caption a picture; or why it was not measured."""
-    workers = told.workers or cores() - 1
-    slots = 3 + -(-2 * workers * _PART // pictures)  # embedded, next, spare; and two parts for each process
+    processes = workers or cores() - 1  # that decode
+    slots = 3 + -(-2 * processes * _PART // pictures)  # embedded, next, spare; and two parts for each process
     with tempfile.TemporaryDirectory(dir=_SHARED if _SHARED.is_dir() else None) as folder:
         memory = Memory(folder, geometry, pictures, slots)
-        if reason := lacking(memory, told.workers):
+        if reason := lacking(memory, workers):
             return {"not_measured": reason}
         memory.draw()
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:  # not forked: CUDA runs here
-            found = beside(embed, Decoding(pool, memory), told)
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:  # not forked: CUDA runs here
+            found = beside(embed, Decoding(pool, memory), timing)
             pool.shutdown(cancel_futures=True)
     found |= {"alone": found["alone"] * pictures, "together": found["together"] * pictures}
-    return {"processes": workers, "cores": cores(), "pixels": SIDE, **found}
+    return {"processes": processes, "cores": cores(), "pixels": SIDE, **found}
 
 
 def line(found: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.gpu_actor import Actor
-from bench.gpu_feed import Told, stretch
+from bench.gpu_feed import Timing, stretch
 from model.hardware import cap_memory
 
 _END = 0.0
@@ -78,13 +78,13 @@ def _together(lines: list[Connection], seconds: float) -> tuple[float, int]:
     return sum(rates), min(pictures)
 
 
-def measure(work: Work, told: Told) -> dict[str, Any]:
+def measure(work: Work, timing: Timing) -> dict[str, Any]:
     """One process and two in turn: medians, in pairs a second, as one caption a picture; or why it was not measured."""
     rounds = list[tuple[float, float, float]]()
     try:
         with ready(work) as (whole, *halves):
-            for _ in range(told.repeats):
-                (one, most), (two, each) = _together([whole], told.seconds), _together(halves, told.seconds)
+            for _ in range(timing.repeats):
+                (one, most), (two, each) = _together([whole], timing.seconds), _together(halves, timing.seconds)
                 rounds.append((one * work.pictures, two * work.pictures, two / one))
     except EOFError:
         return {"not_measured": "one of the processes ended before its time, by the error above"}

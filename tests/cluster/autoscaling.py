@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +13,7 @@ from typing import Any
 from tests.conftest import REPOSITORY
 from tests.e2e.test_job_submit import wait_for
 from tests.ports import free_port
+from tests.sessions import session
 
 _HEAD_ID = "f" * 51 + "00000"  # as the fake provider calls its head
 _HEAD = "ray.head.default"  # and its kind: by any other name the autoscaler misses one, and starts it, for ever
@@ -76,12 +75,9 @@ def autoscaling_head(groups: Mapping[str, Mapping[str, Any]], **env: str) -> Ite
     command += [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
     command += [f"--autoscaling-config={folder}/autoscaling.yaml", f"--temp-dir={folder}"]
     log = folder / "start.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
     try:
-        wait_for(f"http://127.0.0.1:{dashboard}/api/version", process, log)
-        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        with session(command, environment, log) as process:  # the nodes that it makes are in it too
+            wait_for(f"http://127.0.0.1:{dashboard}/api/version", process, log)
+            yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # the nodes that it made too
-        process.wait(30)
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Shared by the fault tests: one Ray head with the hook in it, the shards, and what a run without faults makes."""
+"""Shared by the fault tests: a Ray head and a simulated cluster with the hook in them, shards, a run without faults."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -6,17 +6,17 @@ Jobs that join it cost a few seconds.
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.test_job_submit import wait_for
 from tests.faults.launch import Done, Fault, Job, environment, happened, place, start
 from tests.ports import free_port
+from tests.sessions import session
 
 _RAYS_OWN = tuple(b"ray::" + n for n in (b"_", b"ActorLocation", b"DashboardAgent", b"RuntimeEnvAgent", b"IDLE"))
 
@@ -80,17 +80,11 @@ def running_head(folder: Path, *options: str, place_of: Head | None = None, **en
         f"--temp-dir={temporary}",
         f"--dashboard-agent-listen-port={free_port()}",
     ]  # without the agent no job can be submitted
-    with (folder / "log").open("wb") as out:
-        process = subprocess.Popen(
-            command, env=environment(faults, **env), stdout=out, stderr=out, start_new_session=True
-        )
     try:
-        wait_for(f"{address}/api/version", process, folder / "log")
-        yield Head(f"127.0.0.1:{port}", address, faults, process.pid, env)
+        with session(command, environment(faults, **env), folder / "log") as process:
+            wait_for(f"{address}/api/version", process, folder / "log")
+            yield Head(f"127.0.0.1:{port}", address, faults, process.pid, env)
     finally:
-        with suppress(ProcessLookupError):  # it ended by itself
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -110,20 +104,12 @@ def _node(head: Head, log: Path, options: list[str]) -> Iterator[None]:
     """A node that has joined a head."""
     command = ["ray", "start", "--block", "--disable-usage-stats", f"--address={head.address}", *options]
     command += [f"--dashboard-agent-listen-port={free_port()}"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, env=environment(head.faults, **head.env), stdout=out, stderr=out, start_new_session=True
-        )
-    try:
+    with session(command, environment(head.faults, **head.env), log) as process:
         until = time.monotonic() + 60
         while "Ray runtime started" not in log.read_text():
             assert process.poll() is None and time.monotonic() < until, log.read_text()  # noqa: PT018
             time.sleep(0.1)
         yield
-    finally:
-        with suppress(ProcessLookupError):  # it ended by itself
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
 
 
 def workers(head: Head) -> list[int]:

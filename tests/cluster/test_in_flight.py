@@ -65,5 +65,5 @@ def test_readers_wait_for_slow_actors_before_the_object_store_is_full(tmp_path: 
             cluster.shutdown()
     assert summary.rows == SHARDS * PAIRS
     assert seen[-1].spilled_bytes_total == 0
-    # The readers get ahead, by as much as Ray Data grants to a dataset at most; seen were 74 MiB.
+    # The readers get ahead, by what Ray Data grants at most: seen were 74 MiB, and 148 where all of it was granted.
     assert STORE / 8 < max(stats.object_store_bytes_used for stats in seen) < STORE / 2

@@ -11,12 +11,15 @@ Pods and services in it are Kubernetes', and are checked by its schemas.
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
 import yaml
 
+# It reads 1.5 MB of definitions for each resource.
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 Schema = dict[str, Any]
 
 TEXT, FLAG, NUMBER, WHOLE = ({"type": name} for name in ("string", "boolean", "number", "integer"))

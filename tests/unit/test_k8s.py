@@ -1,6 +1,8 @@
 """k8s/, as far as it can be tried without Kubernetes: by its schemas, Ray's own reading, and the jobs' own parsers."""
 
 import copy
+import gzip
+import json
 import os
 import re
 import shlex
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,6 @@ import jsonschema
 import pytest
 import tyro
 import yaml
-from moto.ec2.models.instance_types import INSTANCE_TYPES
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.kuberay.utils import parse_quantity
 
@@ -29,6 +31,9 @@ K8S = REPOSITORY / "k8s"
 PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 LOCK = dict(line.split("==") for line in (REPOSITORY / "requirements.lock").read_text().splitlines())
 DOCKERFILE = (K8S / "Dockerfile").read_text()
+MOTO = Path(util.find_spec("moto").submodule_search_locations[0])  # type: ignore[union-attr, index]
+# What EC2 offers; `moto.ec2` reads much more as it is imported.
+INSTANCES = json.loads(gzip.decompress((MOTO / "ec2/resources/instance_types.json.gz").read_bytes()))
 PICTURE = 294 * 294 * 3  # bytes, prepared for the large checkpoint
 
 
@@ -178,7 +183,7 @@ def test_ray_reads_groups_from_zero_that_are_those_of_cluster_yaml_less_what_kub
 @pytest.mark.parametrize("name", GROUPS)
 def test_pod_fits_its_node_and_its_object_store_its_memory_and_disk(name: str) -> None:
     pod = PODS[name]
-    node: Any = INSTANCE_TYPES[pod["nodeSelector"]["node.kubernetes.io/instance-type"]]
+    node: Any = INSTANCES[pod["nodeSelector"]["node.kubernetes.io/instance-type"]]
     asked = pod["containers"][0]["resources"]
     assert asked["requests"] == asked["limits"]
     has = {what: float(parse_quantity(amount)) for what, amount in asked["limits"].items()}

@@ -37,16 +37,17 @@ def test_probe_refuses_what_is_no_folder_to_write_to(tmp_path: Path, db: str) ->
         require_atomic_writes(db.format(tmp_path))
 
 
-def test_probe_refuses_a_scheme_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_PATIENCE", 0)
-    with pytest.raises(PreflightError, match=r'foo://bucket/lake cannot be written to: .*"foo://bucket/lake"'):
-        require_atomic_writes("foo://bucket/lake")
-
-
 @pytest.fixture
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two tries."""
     monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
+
+
+@pytest.mark.usefixtures("_no_waits")
+def test_probe_refuses_a_scheme_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_PATIENCE", 0)
+    with pytest.raises(PreflightError, match=r'foo://bucket/lake cannot be written to: .*"foo://bucket/lake"'):
+        require_atomic_writes("foo://bucket/lake")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from pipeline.forecasts.regions import elsewhere, region_here, region_of_bucket
+from pipeline.forecasts.regions import region_here, region_of_bucket
 
 
 class Metadata(BaseHTTPRequestHandler):
@@ -57,16 +57,6 @@ def test_region_of_a_machine_that_is_no_instance_is_not_known_and_nothing_hangs(
     began = time.monotonic()
     assert region_here() is None
     assert time.monotonic() - began < 5
-
-
-def test_bucket_in_another_region_is_told(bucket: object, s3_access: dict[str, str]) -> None:
-    name = bucket.name  # type: ignore[attr-defined]
-    uri = f"s3://{name}/shards/a.tar"
-    assert region_of_bucket(uri) == "us-east-1"
-    assert elsewhere([uri, uri, "/a/folder"], ["eu-west-1"]) == {name: "us-east-1"}
-    assert elsewhere([uri], ["eu-west-1", "us-east-1"]) == {}
-    assert elsewhere([uri], []) == {}  # nobody knows where the nodes are
-    assert region_of_bucket("gs://bucket/a.tar") is None
 
 
 def test_bucket_that_does_not_answer_has_no_region(monkeypatch: pytest.MonkeyPatch) -> None:

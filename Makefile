@@ -22,7 +22,7 @@ check: setup                             # format, lint, types, and who may impo
 	$(BIN)/lint-imports --no-logo
 
 test: check                              # two at a time: most tests wait as much as they compute
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup
 	$(BIN)/python -m bench.model

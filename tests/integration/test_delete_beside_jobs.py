@@ -32,6 +32,7 @@ from pipeline.upkeep.orders import Order
 from pipeline.upkeep.verify import verify
 from pipeline.write import Job, Target, write_jobs
 from tests.ingest import Lake
+from tests.moulds import Moulds
 from tests.shards import members, write_tar
 from tests.tables.test_delete import counts, url, urls, urls_in
 
@@ -126,20 +127,19 @@ def schedules() -> list[list[str]]:
     return [[JOB if i in mine else DELETE for i in range(total)] for mine in combinations(range(total), JOB_STEPS)]
 
 
+def built(folder: Path) -> Lake:
+    """A shard that is embedded, and one that is not yet."""
+    lake = Lake(folder)
+    lake.write("0.tar", 0, 5, 2)
+    lake.run("0.tar")
+    lake.write("2.tar", 20, 5, 2)
+    return lake
+
+
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Lake]:
+def made(moulds: Moulds, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Lake]:
     monkeypatch.setattr(pipeline.upkeep.accounts, "A_MOMENT", 0.0)
-
-    def make(name: str) -> Lake:
-        folder = tmp_path / name
-        folder.mkdir()
-        lake = Lake(folder)
-        lake.write("0.tar", 0, 5, 2)
-        lake.run("0.tar")
-        lake.write("2.tar", 20, 5, 2)
-        return lake
-
-    return make
+    return partial(moulds.cast, built)
 
 
 def settled(lake: Lake) -> None:
@@ -156,10 +156,10 @@ def test_schedules_are_all_and_each_is_another() -> None:
 
 
 def test_a_job_that_embeds_a_new_shard_beside_a_takedown(
-    made: Callable[[str], Lake], monkeypatch: pytest.MonkeyPatch
+    made: Callable[[], Lake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, schedule in enumerate(schedules()):
-        lake, turns = made(f"{number}"), Turns(list(schedule))
+    for schedule in schedules():
+        lake, turns = made(), Turns(list(schedule))
         with steps(turns, monkeypatch):
             turns.run({JOB: partial(lake.run, "2.tar"), DELETE: partial(delete, lake.database, ORDER)})
         assert urls(lake) == {0, 1, 2, 4, 20, 22, 23, 24}, schedule
@@ -176,9 +176,9 @@ def beside(lake: Lake, job: Callable[[], object], before: int, monkeypatch: pyte
 
 @pytest.mark.parametrize("before", range(JOB_STEPS + 1))
 def test_a_job_that_replaces_a_shard_beside_a_takedown(
-    made: Callable[[str], Lake], before: int, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[], Lake], before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake = made("lake")
+    lake = made()
     write_tar(lake.root / "0.tar", members(9))
     beside(lake, lambda: lake.run("0.tar", replaces=True), before, monkeypatch)
     assert (urls(lake), counts(lake)["0.tar"]) == ({0, 1, 2, 4, 6, 7, 8}, (9, 7, 0, 2))
@@ -187,9 +187,9 @@ def test_a_job_that_replaces_a_shard_beside_a_takedown(
 
 @pytest.mark.parametrize("before", range(JOB_STEPS + 1))
 def test_a_job_that_tries_rejects_again_beside_a_takedown(
-    made: Callable[[str], Lake], before: int, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[], Lake], before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake = made("lake")
+    lake = made()
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.prepare, "decode", refusing(4, 5, 6))
         write_tar(lake.root / "1.tar", members(7))
@@ -237,9 +237,9 @@ def replay(lake: Lake, committer: Committer, ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("before", range(JOB_STEPS + 1))
 def test_a_job_that_finds_a_shard_only_touched_beside_a_takedown(
-    made: Callable[[str], Lake], before: int, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[], Lake], before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake = made("lake")
+    lake = made()
     committer, ledger = committing(lake)
     touched = replace(ledger.current()["0.tar"], etag="new", run_id="late", replaces=True)
 
@@ -255,10 +255,10 @@ def test_a_job_that_finds_a_shard_only_touched_beside_a_takedown(
 
 @pytest.mark.parametrize("before", range(JOB_STEPS + 1))
 def test_a_job_of_several_commits_beside_a_takedown(
-    made: Callable[[str], Lake], before: int, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[], Lake], before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also what is committed without a conflict was read by readers that knew nothing of it."""
-    lake = made("lake")
+    lake = made()
     for number in (1, 3):
         write_tar(lake.root / f"{number}.tar", members(7, 20))
     beside(lake, lambda: lake.run("1.tar", "2.tar", "3.tar"), before, monkeypatch)

@@ -86,7 +86,7 @@ def refused(process: subprocess.Popen[str]) -> str:
 
 
 def test_import_check_can_fail() -> None:
-    """The other half of test_import_of_the_head_nodes_rooms_needs_no_torch: this room does import torch."""
+    """The other half of test_model_spec's test of the head node's rooms: this room does import torch."""
     code = "import sys, model.batching; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"

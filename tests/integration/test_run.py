@@ -13,7 +13,7 @@ from bridgelake import Lake
 from model.hardware import best_dtype
 from pipeline import stages
 from pipeline.config import EmbedConfig, Keep, ReadConfig, RunConfig, WriteConfig
-from pipeline.errors import ContractError, InputError
+from pipeline.errors import ContractError
 from pipeline.summary import Summary
 from tests import checkpoints
 from tests.fakes import Quiet
@@ -42,15 +42,28 @@ def table(folder: Path, name: str = "laion") -> pd.DataFrame:
     return lancedb.connect(folder / "lake").open_table(name).to_pandas()
 
 
-@pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    folder = tmp_path / "shards"
+def write_shards(folder: Path) -> Path:
+    """One that is whole, one with rejects, and one that is cut."""
     folder.mkdir()
     broken = [(n, d[:200] if n == "00013.jpg" else d) for n, d in members(10, start=10)]
     several = json.dumps({"caption": ["one", "two", "three"]}).encode()
     write_tar(folder / "00000.tar", [*members(10), ("extra.png", picture(99, kind="PNG")), ("extra.json", several)])
     write_tar(folder / "00001.tar", [m for m in broken if m[0] not in ("00015.txt", "00015.json")])
     (folder / "00002.tar").write_bytes(tar_bytes(members(10, start=20))[:8000])
+    return folder
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    return write_shards(tmp_path / "shards")
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, ray_session: None) -> Path:
+    """A folder of shards, the first two of them in a lake whose rows no test changes."""
+    folder = tmp_path_factory.mktemp("embedded")
+    shards = write_shards(folder / "shards")
+    run(folder, checkpoint, shards / "00000.tar", shards / "00001.tar")
     return folder
 
 
@@ -82,20 +95,18 @@ def test_run_counts_add_up_and_a_second_run_does_only_what_is_left(
     assert json.loads(runs["compute"][0])["dtype"] == best_dtype("cpu")
 
 
-def test_run_ids_are_the_same_whatever_the_order_of_the_inputs(tmp_path: Path, shards: Path, checkpoint: Path) -> None:
-    run(tmp_path / "a", checkpoint, shards / "00000.tar", shards / "00001.tar")
-    run(tmp_path / "b", checkpoint, shards / "00001.tar", shards / "00000.tar")
-    a, b = (table(tmp_path / n).set_index("id").sort_index() for n in "ab")
+def test_run_ids_are_the_same_whatever_the_order_of_the_inputs(
+    embedded: Path, tmp_path: Path, checkpoint: Path
+) -> None:
+    run(tmp_path, checkpoint, embedded / "shards" / "00001.tar", embedded / "shards" / "00000.tar")
+    a, b = (table(folder).set_index("id").sort_index() for folder in (embedded, tmp_path))
     assert list(a.index) == list(b.index)
     for column in ("image_embedding", "text_embedding", "cross_embedding"):
         np.testing.assert_allclose(np.stack(a[column]), np.stack(b[column]), atol=2e-3)
 
 
-def test_run_vectors_are_of_unit_length_and_scores_belong_to_them(
-    tmp_path: Path, shards: Path, checkpoint: Path
-) -> None:
-    run(tmp_path, checkpoint, shards / "00000.tar")
-    rows = table(tmp_path)
+def test_run_vectors_are_of_unit_length_and_scores_belong_to_them(embedded: Path) -> None:
+    rows = table(embedded)
     image, text = (np.stack(rows[c]).astype(np.float32) for c in ("image_embedding", "text_embedding"))
     np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1, atol=2e-3)
     np.testing.assert_allclose((image * text).sum(axis=1), rows["itc_score"], atol=2e-3)
@@ -142,29 +153,7 @@ def test_run_fills_the_models_batches_from_small_shards(tmp_path: Path, checkpoi
     assert summary.pairs_per_call >= 0.8 * 16  # the batch size
 
 
-def test_run_refuses_another_model_and_shows_both(tmp_path: Path, shards: Path, checkpoint: Path) -> None:
-    run(tmp_path, checkpoint, shards / "00000.tar")
+def test_run_refuses_another_model_and_shows_both(embedded: Path, tmp_path: Path) -> None:
     other = checkpoints.write(tmp_path / "other", checkpoints.config(contrastive_hidden_size=32))
     with pytest.raises(ContractError, match="dimension: the table has 48, this model 32"):
-        run(tmp_path, other, shards / "00001.tar")
-
-
-def test_run_without_a_sample_says_what_was_looked_for(tmp_path: Path, checkpoint: Path) -> None:
-    write_tar(tmp_path / "empty.tar", [])
-    for _ in range(2):  # the second time, too, when the slice is in the ledger
-        with pytest.raises(InputError, match=r"no sample in 1 shards .*looked for pictures"):
-            run(tmp_path, checkpoint, tmp_path / "empty.tar")
-
-
-def test_run_on_laions_metadata_names_img2dataset(tmp_path: Path, checkpoint: Path) -> None:
-    write_parquet(tmp_path / "meta.parquet", {"URL": ["http://x/1.jpg"], "TEXT": ["a cat"]})
-    summary = run(tmp_path, checkpoint, tmp_path / "meta.parquet")
-    assert summary.outcome == "incomplete"
-    assert "img2dataset" in summary.failures["meta.parquet"]
-
-
-def test_run_of_only_rejects_commits_the_slice(tmp_path: Path, checkpoint: Path) -> None:
-    write_tar(tmp_path / "bad.tar", [("a.jpg", b"no picture"), ("a.txt", b"a caption")])
-    summary = run(tmp_path, checkpoint, tmp_path / "bad.tar")
-    assert (summary.rows, summary.rejects, summary.outcome) == (0, {"undecodable": 1}, "done")
-    assert run(tmp_path, checkpoint, tmp_path / "bad.tar").skipped == 1
+        run(embedded, other, embedded / "shards" / "00002.tar")

@@ -1,4 +1,7 @@
-"""What a run does on Ray when a GPU is lost, nothing goes forward, or the model is broken; with fake models."""
+"""What a run does on Ray when a GPU is lost, nothing goes forward, the model is broken, or there is nothing to embed.
+
+The models are fakes, which an actor need not wait for torch to have.
+"""
 
 import time
 from pathlib import Path
@@ -12,14 +15,14 @@ from pipeline.barred import Barred
 from pipeline.cluster import Placement
 from pipeline.config import EmbedConfig, FaultConfig, ReadConfig, RunConfig, WriteConfig
 from pipeline.embed import Model
-from pipeline.errors import ClusterError, RejectRateError, StalledError
+from pipeline.errors import ClusterError, InputError, RejectRateError, StalledError
 from pipeline.run import Run
 from pipeline.summary import Summary
 from pipeline.watch.watchdog import watching
 from tests.blocks import STORED
 from tests.broken import Plan, breaking_model, noted
-from tests.fakes import Quiet
-from tests.shards import members, whole, write_tar
+from tests.fakes import Quiet, fake_model
+from tests.shards import members, whole, write_parquet, write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -64,20 +67,16 @@ def test_run_says_how_long_compiling_took_however_short_it_is(shards: Path, tmp_
     assert line.startswith("compiled the model in 34 s on node ")
 
 
-def test_run_ends_after_three_lost_gpus_on_one_node_and_names_the_node(shards: Path, tmp_path: Path) -> None:
+def test_run_ends_after_three_lost_gpus_on_one_node_names_the_node_and_lets_go_of_the_cluster(
+    shards: Path, tmp_path: Path
+) -> None:
+    """Else a process that lives on would compute for ever, on a cluster that others pay for."""
     plan = Plan(tmp_path / "notes", losses=10**6)
     with pytest.raises(ClusterError) as told:
         run(shards, breaking_model(plan), stall_seconds=30)
     assert str(told.value).startswith("node ")
     assert "lost its GPU" in str(told.value)
     assert "'CUDA error: an illegal memory access was encountered'" in str(told.value)
-
-
-def test_run_that_was_ended_lets_go_of_the_cluster(shards: Path, tmp_path: Path) -> None:
-    """Else a process that lives on would compute for ever, on a cluster that others pay for."""
-    plan = Plan(tmp_path / "notes", losses=10**6)
-    with pytest.raises(ClusterError):
-        run(shards, breaking_model(plan), stall_seconds=10)
     time.sleep(1)
     starts = noted(plan.folder, "start")
     time.sleep(5)
@@ -139,3 +138,24 @@ def test_stages_run_apart_also_where_a_reader_and_an_actor_take_as_many_cpus(
         stages.embedded(samples, EmbedConfig(), model, crew, STORED).explain()
     optimized = capsys.readouterr().out.partition("Physical Plan (Optimized)")[2]
     assert "TaskPoolMapOperator[MapBatches(read_stage)]" in optimized
+
+
+def test_run_without_a_sample_says_what_was_looked_for(tmp_path: Path) -> None:
+    write_tar(tmp_path / "empty.tar", [])
+    for _ in range(2):  # the second time, too, when the slice is in the ledger
+        with pytest.raises(InputError, match=r"no sample in 1 shards .*looked for pictures"):
+            run(tmp_path / "empty.tar", fake_model())
+
+
+def test_run_on_laions_metadata_names_img2dataset(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "meta.parquet", {"URL": ["http://x/1.jpg"], "TEXT": ["a cat"]})
+    summary = run(tmp_path / "meta.parquet", fake_model())
+    assert summary.outcome == "incomplete"
+    assert "img2dataset" in summary.failures["meta.parquet"]
+
+
+def test_run_of_only_rejects_commits_the_slice(tmp_path: Path) -> None:
+    write_tar(tmp_path / "bad.tar", [("a.jpg", b"no picture"), ("a.txt", b"a caption")])
+    summary = run(tmp_path / "bad.tar", fake_model())
+    assert (summary.rows, summary.rejects, summary.outcome) == (0, {"undecodable": 1}, "done")
+    assert run(tmp_path / "bad.tar", fake_model()).skipped == 1

@@ -51,13 +51,20 @@ class Bar(NamedTuple):
     over: str = ""  # the bar that its gain is told over, where that is not the one before
 
 
+def compiles(streamed: Embedding, stages: Compiled, what: str) -> bool:
+    """Compile; where that fails, which is said, no bar bears its name."""
+    took = streamed.compile(stages)
+    if took:
+        print(f"  {what}compiled in {took:.0f} s", flush=True)
+    return bool(took)
+
+
 def bars(model: Model, device: str, compiled: bool) -> list[Bar]:
     """The waterfall; each entry is the one before with one thing changed."""
     tower, rough = model.tower, deepcopy(model.tower).cast(torch.bfloat16)
     users = model.rounded()
     stages, streamed = Compiled(rough), Embedding(rough)
-    if compiled:
-        print(f"  compiled in {streamed.compile(stages):.0f} s", flush=True)
+    compiled = compiled and compiles(streamed, stages, "")
 
     def with_sdpa(batch: Batch) -> Embeddings:
         with sdpa(tower):
@@ -89,8 +96,7 @@ def in_float8(rough: BridgeTower, compiled: bool) -> list[Bar]:
     tower = deepcopy(rough)
     quantise(tower.bridgetower)
     stages, streamed = Compiled(tower), Embedding(tower)
-    if compiled:
-        print(f"  in float8 compiled in {streamed.compile(stages):.0f} s", flush=True)
+    compiled = compiled and compiles(streamed, stages, "in float8 ")
     alone = stages if compiled else tower
     return [
         Bar("+ fp8", "fp8", lambda b: staged(alone, tower, b), COMPILED if compiled else ROUGH),

@@ -24,7 +24,7 @@ class Options:
     kind: str = "auto"  # auto (by the rows), exact (none), ivf_rq, ivf_sq, ivf_pq, ivf_flat or ivf_hnsw_{sq,pq,flat}.
     partitions: int | None = None  # Of the index. Default: about twice the square root of the rows.
     optimize: bool = False  # Fold new rows into the index that is there; a schedule can run it.
-    scalars: bool = True  # Also index id, shard, sha256 and the scores, which filters use.
+    scalars: bool = True  # Also index id, shard, sha256, tags and the scores, which filters use.
     fulltext: bool = True  # Also index the words of the captions.
     distributed: bool | None = None  # Build by Ray's workers. Default: on a cluster, from a million rows.
     min_recall: float = 0.95  # Exit 1 if an index finds less of the ten nearest pictures, however it is asked.

@@ -25,9 +25,9 @@ class ComputeOptions:
 
     batch_size: int | Literal["auto"] = 64  # Pictures in one model call; auto finds the fastest.
     device: str = "auto"  # Where torch computes: auto asks the cluster, gpu, or cpu.
-    dtype: str = "auto"  # auto, float32, bfloat16, or fp8 (float8, on an H100 or later).
+    dtype: str = "auto"  # auto, float32, bfloat16, or fp8 (float8, on an L4, L40S, H100 or later).
     compile: str = "auto"  # torch.compile, minutes at an actor's first start: auto for GPUs alone, on, or off.
-    num_gpus: float | None = None  # Share of a GPU that Ray reserves for each actor.
+    num_gpus: float | None = None  # Share of a GPU that Ray reserves for each actor. Default: 1, on GPUs.
     actors: int | None = None  # At most this many embedding actors. Default: as many as fit.
     submit: str | None = None  # Run all this as a job on a cluster: its dashboard's URL, such as http://head:8265.
     log_json: bool = False  # On standard error, one JSON object a line for each event, in place of what a person reads.
@@ -96,7 +96,9 @@ class SearchOptions:
 class SqlOptions:
     """What to ask with SQL, and where the answer goes."""
 
-    sql: str = ""  # Or SQL over samples, rejects, shards and runs; search('words', k) and its like stand in FROM.
+    sql: str = (
+        ""  # Or SQL over samples, rejects, shards, runs, duplicates; search('words', k) and its like stand in FROM.
+    )
     format: Literal["table", "csv", "jsonl", "parquet"] = "table"  # Of the answer to --sql.
     output: str | None = None  # A new file for the answer to --sql: a path or fsspec URL. Default: standard output.
     timeout: float = 60.0  # Seconds that --sql may take.

@@ -13,6 +13,7 @@ import tyro
 from bridgelake import BridgelakeError, ModelError
 from pipeline.forecasts.outlook import Forecast
 from pipeline.forecasts.report import show
+from pipeline.stores.storage import redact
 from pipeline.summary import Summary
 from pipeline.watch.interrupts import leave
 from pipeline.watch.log import JsonLines
@@ -37,7 +38,7 @@ def finish(options: type[Options], main: Callable[[Options], int], description: 
     try:
         code = main(parsed)
     except (BridgelakeError, ModelError) as error:
-        say(f"error: {error}", log)
+        say(f"error: {redact(str(error))}", log)
         code = error.exit_code
     except KeyboardInterrupt:
         say("interrupted; what was committed stays, the same command goes on from there", log)

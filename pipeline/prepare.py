@@ -41,8 +41,10 @@ def prepare_slice(
     pairs, size, seconds, clock = 0, 0, 0.0, time.perf_counter()
     began, first = time.time(), clock
     end: Row = {"kind": Kind.END}
+    at = "at its start"
     try:
         for read in read_slice(slice, config, fingerprint, tries):
+            at = f"at or after sample {read.key}"
             if (wanted := _wanted(read, slice)) is None:
                 continue
             pairs += 1 if isinstance(wanted, Reject) else len(wanted.captions)
@@ -63,7 +65,7 @@ def prepare_slice(
         end |= {"detail": str(error), "reason": Outcome.LOST if gave_up else Outcome.FAILED}
     except Exception as error:  # noqa: BLE001  # whatever it is, this shard is named, and does not stop the others
         rows = []
-        end |= {"detail": f"{slice.shard.uri}: {explain(error)}", "reason": Outcome.FAILED}
+        end |= {"detail": f"{slice.shard.uri}: {at}: {explain(error)}", "reason": Outcome.FAILED}
     end |= {"seconds": seconds + time.perf_counter() - clock, "asked_again": tries.again}
     end["at_work"] = work(began, time.perf_counter() - first)
     yield _table([*rows, end], where, schema)

@@ -102,11 +102,6 @@ def _starts_tar(block: bytes) -> bool:
     return True
 
 
-def common_root(inputs: Sequence[str]) -> str:
-    """The deepest folder that holds all inputs, looking at nothing from the first wildcard on."""
-    return shared_root([i for text in inputs for i in expand(text)])
-
-
 def list_shards(inputs: Sequence[str], root: str | None) -> Listing:
     """List the shards of all inputs, each once, sorted by path.
 

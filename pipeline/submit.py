@@ -42,26 +42,18 @@ def repository() -> Path:
     return _ROOT
 
 
-def run_as_job(address: str, command: Sequence[str], show: Show, name: str | None = None) -> int:
-    """Run a command on a cluster as a job, follow it to its end, and return its exit code.
-
-    Whoever runs this may be ended meanwhile; the job is not, and `job_of` finds it again.
+def submit(address: str, command: Sequence[str], name: str | None = None) -> "Job":
+    """Start a command on a cluster as a job. Whoever did so may be ended meanwhile; the job is not.
 
     Args:
         address: of Ray's dashboard, such as http://head:8265.
         command: as it would be typed in this repository's root on the head, such as ["python", "jobs/compact.py", ...].
-        show: gets the job's log, both of its streams, as it is written.
         name: of the job, which no other on the cluster has or had. Default: Ray finds one.
 
     Raises:
         ConfigError: the address is not valid.
         ClusterError: the cluster cannot be reached, or does not take the job.
     """
-    return submit(address, command, name).follow(show)
-
-
-def submit(address: str, command: Sequence[str], name: str | None = None) -> "Job":
-    """As `run_as_job`, but without waiting for its end."""
     client = _client(address)
     environment = {"working_dir": str(repository()), "env_vars": _STOPPING}  # no credentials: the nodes have their own
     try:
@@ -79,11 +71,6 @@ def submit(address: str, command: Sequence[str], name: str | None = None) -> "Jo
     return Job(address, name, client)
 
 
-def job_of(address: str, name: str) -> "Job":
-    """A job that was submitted before, by its name; it may have ended."""
-    return Job(address, name, _client(address))
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """A submitted job."""
@@ -93,7 +80,7 @@ class Job:
     client: Any = field(repr=False)
 
     def follow(self, show: Show) -> int:
-        """Show its log from the beginning until it ends; returns its exit code.
+        """Show its log, both of its streams, from the beginning until it ends; returns its exit code.
 
         Ray does not keep the code of a job that was stopped: it counts as ended by SIGTERM, 143.
 

@@ -21,7 +21,7 @@ class Request:
         kind: of their index; auto chooses by the rows.
         partitions: of their index; by the rows unless given.
         optimize: fold new rows into the indexes that are there, instead of building them anew.
-        scalars: also index id, shard, sha256 and the scores.
+        scalars: also index id, shard, sha256, tags and the scores.
         fulltext: also index the captions' words.
         distributed: by Ray's workers; on a cluster, for a big table, unless told.
         min_recall: that each sort of query must reach.

@@ -139,13 +139,14 @@ def test_job_submit_of_nothing_but_the_script_runs_it_and_tells_a_gpu_without_cu
 
 
 def test_submit_ends_with_the_exit_code_of_the_job(head: Head) -> None:
-    from pipeline.submit import job_of, run_as_job
+    from pipeline.submit import submit
 
     shown: list[str] = []
     name = f"seven-{uuid4().hex[:8]}"
-    assert run_as_job(head.dashboard, ["sh", "-c", 'echo "it\'s $((3 + 4))"; exit 7'], shown.append, name) == 7
+    job = submit(head.dashboard, ["sh", "-c", 'echo "it\'s $((3 + 4))"; exit 7'], name)
+    assert (job.name, job.follow(shown.append)) == (name, 7)
     again: list[str] = []
-    assert job_of(head.dashboard, name).follow(again.append) == 7
+    assert job.follow(again.append) == 7
     assert "".join(again) == "".join(shown)
     assert "it's 7" in "".join(shown).splitlines()  # Ray's own lines may stand around it
 

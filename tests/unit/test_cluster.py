@@ -131,6 +131,7 @@ def test_head_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyPatch,
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     monkeypatch.setenv("RAY_ADDRESS", f"{host}:{port}")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # as another test may have left it in this process
     with pytest.raises(ClusterError, match=f"cannot join Ray at {host}:{port}: .*({why}).*RAY_ADDRESS"), joined():
         pass
     assert "RAY_gcs_server_port_wait_time_s" not in os.environ

@@ -68,6 +68,12 @@ def test_job_says_an_error_in_one_line_on_standard_error(
     assert (told.out, told.err) == ("", f"error: {error}\n")
 
 
+def test_job_says_no_secret_of_a_url(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    error = InputError("there is no table https://me:hunter2@store/lake?X-Amz-Signature=abcdef")
+    assert ended(raising(error), monkeypatch) == 1
+    assert capsys.readouterr().err == "error: there is no table https://***@store/lake?X-Amz-Signature=***\n"
+
+
 @pytest.mark.parametrize(
     ("error", "level", "words"),
     [(InputError("no shard in x"), "error", "no shard in x"), (KeyboardInterrupt(), "info", "interrupted; what was")],

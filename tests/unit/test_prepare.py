@@ -24,6 +24,21 @@ def prepared(path: Path, **options: Any) -> list[dict[str, Any]]:
     return [row for t in tables for row in t.to_pylist()]
 
 
+def test_prepare_names_the_sample_at_which_something_unforeseen_went_wrong(tmp_path: Path) -> None:
+    class Failing(Squares):
+        def captions(self, texts: list[str]) -> list[tuple[list[int], bool]]:
+            if texts == ["caption 1"]:
+                raise KeyError("no such token")
+            return super().captions(texts)
+
+    path = write_tar(tmp_path / "x.tar", members(3))
+    (end,) = [
+        row for t in prepare_slice(whole(path), "try1", ReadConfig((str(path),)), Failing()) for row in t.to_pylist()
+    ]
+    assert (end["pairs"], end["reason"]) == (None, "failed")
+    assert end["detail"] == f"{path}: at or after sample 00001: KeyError: 'no such token'"
+
+
 def test_prepare_gives_a_row_a_sample_and_an_end(tmp_path: Path) -> None:
     rows = prepared(write_tar(tmp_path / "x.tar", members(3)), keep=(Keep("similarity", "float64"),))
     assert [r["kind"] for r in rows] == ["sample"] * 3 + ["end"]

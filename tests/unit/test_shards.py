@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import BridgelakeError, ConfigError, InputError
-from pipeline.shards import Format, Listing, Shard, Slice, common_root, cut, list_shards, sniff
+from pipeline.shards import Format, Listing, Shard, Slice, cut, list_shards, sniff
+from pipeline.stores.inputs import expand, shared_root
 from tests.shards import members, shard, tar_bytes, write_parquet, write_tar
 
 TAR = tar_bytes(members(1))
@@ -190,16 +191,20 @@ def test_listing_names_the_input_when_the_store_fails(
             paths(text)
 
 
-def test_common_root_is_the_deepest_folder_before_any_wildcard(folder: Path) -> None:
+def test_root_of_inputs_is_the_deepest_folder_before_any_wildcard(folder: Path) -> None:
     top = str(folder)
-    assert common_root([top]) == top
-    assert common_root([f"{top}/00000.tar"]) == top
-    assert common_root([f"{top}/mor*/0*.tar"]) == top
-    assert common_root([f"{top}/**/x.tar"]) == top
-    assert common_root([f"{top}/more/{{00009..00010}}.tar"]) == f"{top}/more"
-    assert common_root([f"{top}/more", f"{top}/00000.tar"]) == top
-    assert common_root([f"{top}/more", f"{top}/_tmp/*.tar"]) == top
-    assert common_root([top, "/"]) == "/"
+
+    def root(*inputs: str) -> str:
+        return shared_root([i for text in inputs for i in expand(text)])
+
+    assert root(top) == top
+    assert root(f"{top}/00000.tar") == top
+    assert root(f"{top}/mor*/0*.tar") == top
+    assert root(f"{top}/**/x.tar") == top
+    assert root(f"{top}/more/{{00009..00010}}.tar") == f"{top}/more"
+    assert root(f"{top}/more", f"{top}/00000.tar") == top
+    assert root(f"{top}/more", f"{top}/_tmp/*.tar") == top
+    assert root(top, "/") == "/"
 
 
 def test_listing_is_relative_to_the_root_given(folder: Path) -> None:

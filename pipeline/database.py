@@ -23,7 +23,7 @@ import pyarrow as pa
 from lance import commit as lance_commit
 from lance.fragment import FragmentMetadata, write_fragments
 
-from pipeline.errors import CommitConflictError, TableError
+from pipeline.errors import CommitConflictError, TableError, VersionGoneError
 from pipeline.removal import Removal, touch
 from pipeline.stores.retry import Tries, patiently
 from pipeline.stores.storage import redact
@@ -36,6 +36,7 @@ STORAGE_VERSION = "2.1"
 _TOKEN = "bridgelake.append"  # noqa: S105  # a property's name: tells whether an append has landed
 # Of one request, and of its tries: the tries after that are ours, which look at what has landed.
 _LIMITS = {"timeout": "30s", "connect_timeout": "5s", "client_max_retries": "10", "client_retry_timeout": "20"}
+_NOT_FOUND = re.compile(r": Dataset at path .* was not found")  # of a table, or of a version's manifest
 _PLACE_IN_SOURCE = re.compile(r", \S*\.rs:\d+:\d+.*")  # Lance appends it to every message
 
 
@@ -101,7 +102,7 @@ class Database:
             with naming("open", path):
                 dataset = lance.dataset(path, storage_options=storage_options(self.uri))
         except TableError as error:
-            if re.search(r": Dataset at path .* was not found", str(error)):
+            if _NOT_FOUND.search(str(error)):
                 return None
             raise
         if version is None:
@@ -214,11 +215,16 @@ class Database:
         """What the commit of one version carried.
 
         Raises:
-            TableError: the version was cleaned up.
+            VersionGoneError: the version was cleaned up.
+            TableError: the store did not say.
         """
-        with naming(f"read the transaction of version {version} of", self.path(suffix)):
-            try:
+        try:
+            with naming(f"read the transaction of version {version} of", self.path(suffix)):
                 transaction = dataset.read_transaction(version)
-            except TypeError:
-                return {}  # pylance 13 cannot show a compaction of an indexed table; it is none of ours
+        except TypeError:
+            return {}  # pylance 13 cannot show a compaction of an indexed table; it is none of ours
+        except TableError as error:
+            if _NOT_FOUND.search(str(error)):
+                raise VersionGoneError(str(error)) from error
+            raise
         return dict(transaction.transaction_properties or {}) if transaction else {}

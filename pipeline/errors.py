@@ -64,6 +64,10 @@ class TableError(BridgelakeError):
     """A table cannot be opened, written or committed."""
 
 
+class VersionGoneError(TableError):
+    """A version was cleaned up, so that nobody knows what its commit carried."""
+
+
 class ContractError(BridgelakeError):
     """The table was made with another model, preprocessing or storage type."""
 

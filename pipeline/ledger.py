@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.database import Database
-from pipeline.errors import CommitConflictError, LedgerError, TableError
+from pipeline.errors import CommitConflictError, LedgerError, TableError, VersionGoneError
 from pipeline.plan import Failures, Identity
 from pipeline.records import COLUMNS, Outcome, SliceRecord, current_of
 from pipeline.roots import source_roots
@@ -78,7 +78,7 @@ class Ledger:
     def _news(self, table: Rows) -> list[tuple[int, list[SliceRecord]]]:
         try:
             return list(table.commits_since(self._seen))
-        except TableError:
+        except VersionGoneError:
             self._open()  # versions were cleaned up; whoever did it absorbed them first
         found: dict[int, list[SliceRecord]] = {}
         for version, record in (each for records in self._history().values() for each in records):
@@ -87,7 +87,7 @@ class Ledger:
         absorbed = sorted(found.items())
         try:
             return absorbed + list(table.commits_since(max(self._seen, self._stands_at)))
-        except TableError as error:
+        except VersionGoneError as error:
             # Or somebody who knows nothing of a ledger: of an index, say. No harm if all rows are accounted for.
             known, there = sum(self.rows().values()), table.dataset.count_rows()
             if known == there:

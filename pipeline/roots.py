@@ -5,7 +5,7 @@ from contextlib import suppress
 import pyarrow.compute as pc
 
 from pipeline.database import Database
-from pipeline.errors import TableError
+from pipeline.errors import VersionGoneError
 from pipeline.table import Rows
 
 
@@ -23,7 +23,7 @@ def source_roots(database: Database) -> dict[str, str]:
         absorbed = pc.max(known["version"]).as_py() or 0
     if (table := Rows.open(database)) is not None:
         # Versions that were cleaned up had been absorbed, or a run will say so; a query does without them.
-        with suppress(TableError):
+        with suppress(VersionGoneError):
             for _, records in table.commits_since(absorbed):
                 roots |= {record.dataset: record.root for record in records}
     return roots

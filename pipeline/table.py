@@ -73,7 +73,8 @@ class Rows:
         """Versions after `version` that brought slices, each with the records it carried.
 
         Raises:
-            TableError: a version was cleaned up, so nobody knows what it brought.
+            VersionGoneError: a version was cleaned up, so nobody knows what it brought.
+            TableError: the store did not say.
         """
         for later in range(version + 1, self.version + 1):
             value = self._database.properties("", self.dataset, later).get(SLICES_PROPERTY)

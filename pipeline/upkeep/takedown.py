@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline.barred import COLUMNS, Takedowns, takedowns_of
 from pipeline.database import Database, naming
-from pipeline.errors import TableError
+from pipeline.errors import TableError, VersionGoneError
 from pipeline.ledger import Ledger
 from pipeline.records import properties
 from pipeline.removal import Removal
@@ -142,7 +142,7 @@ def _naming(duplicates: lance.LanceDataset, ids: pa.Array) -> list[int]:
 
 
 def _landed(database: Database, rows: Rows, base: int, token: str) -> bool:
-    with suppress(TableError):  # versions were cleaned up: then what landed is not counted, and that is all
+    with suppress(VersionGoneError):  # versions were cleaned up: then what landed is not counted, and that is all
         later = range(base + 1, rows.version + 1)
         return any(database.properties("", rows.dataset, v).get(TOKEN) == token for v in later)
     return False

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import boto3
 import lance
@@ -116,3 +117,11 @@ def test_call_that_hangs_is_ended_by_the_options(table: Table) -> None:
     assert table.ids == [0]
     assert time.monotonic() - began < 15
     assert table.proxy.did["hang"] == 1
+
+
+def test_transaction_of_a_version_that_was_cleaned_up_is_not_found(table: Table) -> None:
+    """`Database.properties` goes by these words, on disk and here."""
+    table.commit(table.open(), table.write(1))
+    table.open().cleanup_old_versions(timedelta(0))
+    with pytest.raises(OSError, match=r"Dataset at path .* was not found"):
+        table.open().read_transaction(1)

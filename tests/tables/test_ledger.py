@@ -8,13 +8,15 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+import lance
 import pyarrow as pa
 import pytest
 
 from pipeline.database import Database
-from pipeline.errors import LedgerError
+from pipeline.errors import LedgerError, TableError, VersionGoneError
 from pipeline.ledger import Ledger
 from pipeline.records import SLICES_PROPERTY, Outcome, SliceRecord, carried, properties
+from pipeline.roots import source_roots
 from pipeline.schema import SHARDS
 from pipeline.table import Change, Rows, commit, open_or_create
 from pipeline.write import write_jobs
@@ -176,6 +178,27 @@ def test_ledger_refuses_when_a_clean_up_took_what_it_had_not_absorbed(database: 
     database.open().cleanup_old_versions(older_than=timedelta(0))
     with pytest.raises(LedgerError, match="counts 0 rows, the table has 2: versions were cleaned up before"):
         Ledger(database, "laion")
+
+
+def test_ledger_does_not_take_a_store_that_fails_for_a_clean_up(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is one that is tried again, and the next look finds all."""
+    ledger = Ledger(database, "laion")
+    later = committed(database, record("a", read=2, embedded=2), rows=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(lance.LanceDataset, "read_transaction", failing)
+        with pytest.raises(TableError, match="503 Slow Down") as told:
+            ledger.absorb(later)
+        assert not isinstance(told.value, VersionGoneError)
+        with pytest.raises(TableError, match="503 Slow Down"):
+            source_roots(database)
+    assert [r.slice for r in ledger.absorb(later)] == ["a"]
+    assert source_roots(database) == {"laion": "/root"}
+
+
+def failing(dataset: lance.LanceDataset, version: int) -> None:
+    raise OSError("Generic S3 error: 503 Slow Down")
 
 
 def test_ledger_of_a_hundred_thousand_slices_opens_quickly(tmp_path: Path) -> None:

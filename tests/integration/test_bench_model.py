@@ -70,7 +70,7 @@ def test_gpu_benchmark_has_bars_in_float8_where_the_device_multiplies_it(
     assert found["alone"]["fp8_tflops"] > 0
 
 
-def test_gpu_benchmark_says_where_memory_does_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_benchmark_says_where_memory_does_not_suffice() -> None:
     def full(batch: waterfall.Batch) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

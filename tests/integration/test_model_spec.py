@@ -95,7 +95,7 @@ def test_choose_weights_takes_the_first_kind_that_is_there(names: list[str], cho
     assert source.choose_weights(names) == chosen
 
 
-def test_resolve_refuses_what_is_no_checkpoint(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_refuses_what_is_no_checkpoint(copied: Path) -> None:
     for broken, says in (
         (copied.parent / "nowhere", "is not a folder: give a checkpoint folder, an fsspec URL, or a hub id"),
         (copied.parent, r"has no config\.json"),

@@ -544,9 +544,7 @@ def test_price_goes_with_a_dry_run_and_is_not_negative() -> None:
         require_dry_run(True, -1)
 
 
-def test_gzipped_shard_larger_than_what_its_footer_can_tell_is_not_taken_for_a_small_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gzipped_shard_larger_than_what_its_footer_can_tell_is_not_taken_for_a_small_one(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar.gz", members(50))
     real = len(gzip.decompress(path.read_bytes()))
     assert extent(whole(path)).bytes == real - 1024

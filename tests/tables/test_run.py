@@ -264,7 +264,7 @@ def test_run_leaves_a_changed_shard_that_cannot_be_read_as_it_was(
 
 
 def test_run_replaces_all_slices_of_a_parquet_together(
-    start: Callable[..., Summary], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -284,9 +284,7 @@ def test_run_replaces_all_slices_of_a_parquet_together(
     assert len(rows(tmp_path)) == 8
 
 
-def test_run_quarantines_a_shard_that_failed_three_runs_unchanged(
-    start: Callable[..., Summary], shards: Path, tmp_path: Path
-) -> None:
+def test_run_quarantines_a_shard_that_failed_three_runs_unchanged(start: Callable[..., Summary], shards: Path) -> None:
     whole = (shards / "00001.tar").read_bytes()
     (shards / "00001.tar").write_bytes(whole[:3000])
     for _ in range(3):
@@ -471,7 +469,7 @@ def test_run_does_not_quarantine_a_shard_for_a_store_that_is_down(
 
 
 def test_run_reads_no_shard_that_was_replaced_since_it_was_listed(
-    start: Callable[..., Summary], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Summary], shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(run: Run, place: Place, follow: Follow) -> None:
         data = (shards / "00001.tar").read_bytes()

@@ -1,7 +1,6 @@
 """What of a WHERE is asked before a search: where it may be, and that Lance means the same by it."""
 
 import re
-from pathlib import Path
 
 import lance
 import pyarrow as pa
@@ -274,7 +273,7 @@ def test_hoisting_of_long_chains_ends_well(wide: FakeLake) -> None:
     assert hoists(wide, f"SELECT id FROM search('a', 5) WHERE {deep} = 'x'") == [[]]
 
 
-def test_survey_leaves_out_every_rule_of_the_optimiser_that_moves_conditions(wide: FakeLake) -> None:
+def test_survey_leaves_out_every_rule_of_the_optimiser_that_moves_conditions() -> None:
     rows = SessionContext().sql("EXPLAIN VERBOSE SELECT 1").to_pylist()
     after = [m[1] for row in rows if (m := re.match(r"logical_plan after (\w+)", row["plan_type"]))]
     kept = {"decorrelate_predicate_subquery", "scalar_subquery_to_join", "decorrelate_lateral_join"}
@@ -282,7 +281,7 @@ def test_survey_leaves_out_every_rule_of_the_optimiser_that_moves_conditions(wid
     assert set(after) - kept - analysing == set(_RULES)
 
 
-def test_hoisted_rows_are_those_of_the_search_with_that_filter(wide: FakeLake, tmp_path: Path) -> None:
+def test_hoisted_rows_are_those_of_the_search_with_that_filter(wide: FakeLake) -> None:
     for where in ("width = 4096", "itm_score >= 0.97 AND safe", "similarity IS NULL AND url IS NOT NULL"):
         hits = wide.search("two cats", limit=6, where=where)
         assert len(hits) == 6

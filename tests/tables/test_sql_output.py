@@ -76,7 +76,7 @@ def test_output_without_rows_has_its_columns(wide: FakeLake, tmp_path: Path) -> 
     assert list(pd.read_parquet(tmp_path / "p").columns) == ["id", "caption"]
 
 
-def test_output_for_people_is_safe_and_ends(wide: FakeLake) -> None:
+def test_output_for_people_is_safe_and_ends() -> None:
     table, text = pa.table({"[red]\x1b": HOSTILE, "n": [1.5, None, 2e9, 0.0, -1.0, 1e-9, 3.0, 4.0, 5.0]}), io.StringIO()
     assert show(table.to_batches(), table.schema, text) == len(HOSTILE)
     shown = text.getvalue()

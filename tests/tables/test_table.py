@@ -271,7 +271,7 @@ def test_storage_options_hold_the_endpoint_and_never_a_key(monkeypatch: pytest.M
     assert storage_options("s3://b/lake")["allow_http"] == "false"
 
 
-def test_paths_of_a_database_are_those_of_lancedb(database: Database, tmp_path: Path) -> None:
+def test_paths_of_a_database_are_those_of_lancedb(database: Database) -> None:
     assert Database("s3://b/lake/", "t").path("shards") == "s3://b/lake/t_shards.lance"
     database.append("runs", NUMBERS)
     assert database.connect().open_table("laion_runs").count_rows() == 2

@@ -525,7 +525,7 @@ def test_repair_beside_a_committing_job_gives_up(lake: Lake, monkeypatch: pytest
         look(lake, mend=True)
 
 
-def test_findings_show_twenty_of_a_kind_and_the_count(lake: Lake) -> None:
+def test_findings_show_twenty_of_a_kind_and_the_count() -> None:
     found = Findings({"rows": 40})
     for i in range(25):
         found.problem("doubled id", f"id {i}")

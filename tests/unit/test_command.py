@@ -5,7 +5,6 @@ import select
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -74,7 +73,7 @@ def test_process_is_stopped_in_order_when_whoever_follows_it_is_interrupted() ->
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
-def test_process_is_asked_to_end_when_whoever_started_it_is_killed(tmp_path: Path) -> None:
+def test_process_is_asked_to_end_when_whoever_started_it_is_killed() -> None:
     code = f"from pipeline.ticks.command import Process\nProcess(['{sys.executable}', '-c', {ORDERLY!r}]).follow(print)"
     with subprocess.Popen([sys.executable, "-uc", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None

@@ -96,9 +96,7 @@ class SearchOptions:
 class SqlOptions:
     """What to ask with SQL, and where the answer goes."""
 
-    sql: str = (
-        ""  # Or SQL over samples, rejects, shards, runs, duplicates; search('words', k) and its like stand in FROM.
-    )
+    sql: str = ""  # Or SQL over samples, rejects, shards, runs, duplicates; search('words', k) and such stand in FROM.
     format: Literal["table", "csv", "jsonl", "parquet"] = "table"  # Of the answer to --sql.
     output: str | None = None  # A new file for the answer to --sql: a path or fsspec URL. Default: standard output.
     timeout: float = 60.0  # Seconds that --sql may take.

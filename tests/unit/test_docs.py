@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from importlib import import_module
+from inspect import isclass
 from pathlib import Path
 from typing import Any
 
@@ -49,29 +51,31 @@ def flags(options: type) -> set[str]:
     return names.union(*(flags(group) for group in groups if isinstance(group, type)))
 
 
-def test_readme_commands_name_scripts_and_options_that_exist() -> None:
-    from jobs import (
-        build_index,
-        compact,
-        delete,
-        duplicates,
-        embed_laion,
-        evaluate,
-        export,
-        query,
-        replay_rejects,
-        schedule,
-        status,
-        verify,
-    )
+def jobs() -> dict[str, Any]:
+    """Script -> what it takes."""
+    names = [path.stem for path in (REPOSITORY / "jobs").glob("*.py")]
+    rooms = {name: import_module(f"jobs.{name}") for name in names}
+    return {f"{name}.py": room.Options for name, room in rooms.items() if isclass(getattr(room, "Options", None))}
 
-    jobs = (build_index, compact, delete, duplicates, embed_laion, evaluate, export, query, replay_rejects, verify)
-    jobs += (schedule, status)
-    known = {f"{job.__name__.rpartition('.')[2]}.py": job.Options for job in jobs}
+
+def test_readme_commands_name_scripts_and_options_that_exist() -> None:
+    known = jobs()
     text = re.sub(r" -- (?=\S*python )", "\n", README)  # a command in a command: each has its own options
     for script, options in re.findall(r"python jobs/(\w+\.py)((?:[^\n]*\\\n)*[^\n]*)", text):
         names = flags(known[script]) | {"help", "working-dir"}
         assert set(re.findall(r"--([a-z-]+)", options)) <= names, script
+
+
+def test_each_option_of_each_job_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which tyro takes from the words beside it, and leaves out where they stand elsewhere."""
+    known = jobs()
+    assert len(known) == 12
+    for script, options in known.items():
+        with pytest.raises(SystemExit):
+            tyro.cli(options, args=["--help"], config=(tyro.conf.OmitArgPrefixes,))
+        told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert " --json" in told or " --db" in told, script
+        assert not re.findall(r"--[a-z-]+ [A-Z{]\S* \(default|--no-[a-z-]+ \(default", told), script
 
 
 def calls() -> Iterator[tuple[str, list[Any], dict[str, Any]]]:

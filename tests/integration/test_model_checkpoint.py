@@ -27,25 +27,15 @@ from tests.checkpoints import (
 from tests.stock import load, squares
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("whole"), config())
-
-
-@pytest.fixture
-def copied(whole: Path, tmp_path: Path) -> Path:
-    for path in whole.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
-
-
-def test_load_says_nothing_for_a_whole_safetensors_checkpoint(whole: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    load(whole, *ALL)
+def test_load_says_nothing_for_a_whole_safetensors_checkpoint(
+    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load(checkpoint, *ALL)
     assert capfd.readouterr() == ("", "")
 
 
-def test_load_leaves_nothing_to_train_and_no_dropout(whole: Path) -> None:
-    tower = load(whole).tower
+def test_load_leaves_nothing_to_train_and_no_dropout(checkpoint: Path) -> None:
+    tower = load(checkpoint).tower
     assert not tower.training
     assert not any(p.requires_grad for p in tower.parameters())
 
@@ -130,8 +120,8 @@ def test_load_refuses_to_embed_with_transforms_not_shared_but_matches(tmp_path: 
         encoder.embed_texts(["cats"])
 
 
-def test_load_refuses_unknown_choices_and_names_the_allowed(whole: Path) -> None:
-    spec = model.resolve(str(whole))
+def test_load_refuses_unknown_choices_and_names_the_allowed(checkpoint: Path) -> None:
+    spec = model.resolve(str(checkpoint))
     with pytest.raises(ModelError, match="dtype 'float16' is not known: allowed are auto, float32, bfloat16"):
         model.load(spec, dtype="float16")
     with pytest.raises(ModelError, match="head 'vqa' is not known: allowed are itc, itm, mlm"):
@@ -141,9 +131,9 @@ def test_load_refuses_unknown_choices_and_names_the_allowed(whole: Path) -> None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_load_on_cuda_is_refused_where_there_is_none(whole: Path) -> None:
+def test_load_on_cuda_is_refused_where_there_is_none(checkpoint: Path) -> None:
     with pytest.raises(ModelError, match="device 'cuda' cannot be used on this machine"):
-        model.load(model.resolve(str(whole)), device="cuda")
+        model.load(model.resolve(str(checkpoint)), device="cuda")
 
 
 def test_load_refuses_weights_and_preprocessing_that_changed_since_resolve(copied: Path) -> None:
@@ -159,8 +149,8 @@ def test_load_refuses_weights_and_preprocessing_that_changed_since_resolve(copie
         model.load(spec)
 
 
-def test_encoder_refuses_wrong_arguments(whole: Path) -> None:
-    encoder = load(whole, *ALL)
+def test_encoder_refuses_wrong_arguments(checkpoint: Path) -> None:
+    encoder = load(checkpoint, *ALL)
     pixels = squares(encoder, pictures(len(CAPTIONS)))
     tokens = [ids for ids, _ in encoder.preparer.captions(CAPTIONS)]
     for image_of in ([0, 1, 2, 3, 5], [1, 0, 2, 3, 4], [0, 1], [-1, 0, 1, 2, 3]):
@@ -174,8 +164,8 @@ def test_encoder_refuses_wrong_arguments(whole: Path) -> None:
         encoder.fill_mask(pixels, ["a <mask>"])
 
 
-def test_encoder_of_nothing_gives_empty_arrays_of_the_right_width(whole: Path) -> None:
-    encoder = load(whole, *ALL)
+def test_encoder_of_nothing_gives_empty_arrays_of_the_right_width(checkpoint: Path) -> None:
+    encoder = load(checkpoint, *ALL)
     none = squares(encoder, pictures(len(CAPTIONS)))[:0]
     found = encoder.embed(none, [], [])
     assert [column.shape for column in found[:5]] == [(0, 48)] * 3 + [(0,)] * 2

@@ -12,7 +12,7 @@ from bridgelake.wiring import as_model
 from jobs.options import ComputeOptions
 from model import Extras, encoder, packed
 from model.compiled import Compiled
-from tests.checkpoints import config, pictures, write
+from tests.checkpoints import pictures
 from tests.stock import ids, squares
 
 
@@ -32,8 +32,8 @@ def test_stages_are_compiled_on_gpus_unless_told_otherwise(asked: str, device: s
 
 
 @pytest.mark.usefixtures("eager")
-def test_compile_reaches_the_actor_which_tells_the_seconds_and_embeds_the_same(tmp_path: Path) -> None:
-    spec = model.resolve(str(write(tmp_path / "checkpoint", config())))
+def test_compile_reaches_the_actor_which_tells_the_seconds_and_embeds_the_same(checkpoint: Path) -> None:
+    spec = model.resolve(str(checkpoint))
     plain, made = (
         as_model(spec, compile=ComputeOptions(compile=asked).config.compile).make_embedder("cpu", "float32", 8)
         for asked in ("auto", "on")
@@ -49,9 +49,9 @@ def test_compile_reaches_the_actor_which_tells_the_seconds_and_embeds_the_same(t
 @pytest.mark.skipif(not packed.can_pack(torch.float32), reason="this build of torch has no oneDNN")
 @pytest.mark.parametrize(("asked", "packs"), [("auto", True), ("on", False)])
 def test_weights_are_packed_unless_they_are_compiled_which_cannot_be_both(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, packs: bool
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, asked: str, packs: bool
 ) -> None:
     monkeypatch.setattr(packed, "_SMALLEST", 1)
-    spec = model.resolve(str(write(tmp_path / "checkpoint", config())))
+    spec = model.resolve(str(checkpoint))
     loaded = model.load_for_batches(spec, "cpu", "float32", 8, 1.0, Extras(compile=asked))
     assert any(isinstance(layer, packed.Packed) for layer in loaded.tower.modules()) is packs

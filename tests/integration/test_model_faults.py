@@ -14,21 +14,16 @@ from model import errors
 from model.bridgetower import BridgeTower, Fused
 from model.encoder import Encoder
 from pipeline.embed import DeviceLostError
-from tests.checkpoints import CAPTIONS, config, pictures, write
+from tests.checkpoints import CAPTIONS, pictures
 from tests.stock import embedded, ids, squares
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("faults"), config())
+def loaded(checkpoint: Path, dtype: str) -> Encoder:
+    return model.load(model.resolve(str(checkpoint)), dtype=dtype)
 
 
-def loaded(folder: Path, dtype: str) -> Encoder:
-    return model.load(model.resolve(str(folder)), dtype=dtype)
-
-
-def test_encoder_gives_the_same_in_calls_that_fit_the_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder, images = loaded(folder, "float32"), pictures(len(CAPTIONS))
+def test_encoder_gives_the_same_in_calls_that_fit_the_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, images = loaded(checkpoint, "float32"), pictures(len(CAPTIONS))
     whole = embedded(encoder, images, CAPTIONS)
     encode, seen = encoder.tower.encode_images, []
 
@@ -47,8 +42,8 @@ def test_encoder_gives_the_same_in_calls_that_fit_the_memory(folder: Path, monke
     assert seen[5:] == [2, 2, 1]
 
 
-def test_encoder_embeds_a_pair_exactly_beside_a_tower_in_bfloat16(folder: Path) -> None:
-    rough, fine = loaded(folder, "bfloat16"), loaded(folder, "float32")
+def test_encoder_embeds_a_pair_exactly_beside_a_tower_in_bfloat16(checkpoint: Path) -> None:
+    rough, fine = loaded(checkpoint, "bfloat16"), loaded(checkpoint, "float32")
     pixels, tokens = squares(rough, pictures(1)), ids(rough, CAPTIONS[:1])
     before = rough.embed(pixels, tokens, [0])
     exact = rough.embed_exactly(pixels, tokens, [0])
@@ -66,9 +61,9 @@ def test_encoder_embeds_a_pair_exactly_beside_a_tower_in_bfloat16(folder: Path) 
 
 
 def test_encoder_rescues_a_pair_that_overflows_only_in_the_small_dtype(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = loaded(folder, "bfloat16")
+    encoder = loaded(checkpoint, "bfloat16")
     fuse = BridgeTower.fuse
 
     def overflowing(tower: BridgeTower, *args: Any) -> Fused:
@@ -82,15 +77,15 @@ def test_encoder_rescues_a_pair_that_overflows_only_in_the_small_dtype(
     assert abs(np.linalg.norm(encoder.embed_exactly(pixels, tokens, [0]).cross) - 1) < 1e-5
 
 
-def test_encoder_in_float32_needs_no_copy_to_embed_exactly(folder: Path) -> None:
-    encoder = loaded(folder, "float32")
+def test_encoder_in_float32_needs_no_copy_to_embed_exactly(checkpoint: Path) -> None:
+    encoder = loaded(checkpoint, "float32")
     pixels, tokens = squares(encoder, pictures(1)), ids(encoder, CAPTIONS[:1])
     assert np.array_equal(encoder.embed_exactly(pixels, tokens, [0]).cross, encoder.embed(pixels, tokens, [0]).cross)
     assert encoder._exact is encoder
 
 
-def test_lost_gpu_reaches_the_data_plane_as_its_own_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = loaded(folder, "float32")
+def test_lost_gpu_reaches_the_data_plane_as_its_own_error(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = loaded(checkpoint, "float32")
     pixels, tokens = squares(encoder, pictures(1)), ids(encoder, CAPTIONS[:1])
 
     def dead(*args: object) -> None:

@@ -29,23 +29,11 @@ from tests.checkpoints import (
 from tests.stock import CLASSES, Stock, load, squares
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("whole"), config())
-
-
-@pytest.fixture
-def copied(whole: Path, tmp_path: Path) -> Path:
-    for path in whole.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
-
-
 def test_load_of_bin_gives_the_same_weights_and_prints_a_note(
-    whole: Path, copied: Path, capfd: pytest.CaptureFixture[str]
+    checkpoint: Path, copied: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     as_bin(copied)
-    found, wanted = load(copied, *ALL).tower.state_dict(), load(whole, *ALL).tower.state_dict()
+    found, wanted = load(copied, *ALL).tower.state_dict(), load(checkpoint, *ALL).tower.state_dict()
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     assert "holds a .bin file; read as weights only" in capfd.readouterr().err
@@ -88,9 +76,9 @@ def test_load_of_half_precision_file_computes_in_the_dtype_asked_for(
     assert load(copied, dtype="bfloat16").tower.compute_dtype == torch.bfloat16
 
 
-def test_load_does_not_round_to_the_dtype_that_a_configuration_names(whole: Path, copied: Path) -> None:
+def test_load_does_not_round_to_the_dtype_that_a_configuration_names(checkpoint: Path, copied: Path) -> None:
     edit(copied, dtype="float16")  # while its file holds float32
-    expected = load_file(whole / "model.safetensors")
+    expected = load_file(checkpoint / "model.safetensors")
     tower = load(copied, *ALL).tower
     assert all(torch.equal(value, expected[key]) for key, value in tower.state_dict().items())
 
@@ -109,12 +97,14 @@ def test_load_of_a_tied_checkpoint_without_an_mlm_head_goes_without(tmp_path: Pa
 
 
 @pytest.mark.parametrize("head", ALL)
-def test_load_of_what_each_stock_class_saved_does_what_that_class_does(head: str, whole: Path, tmp_path: Path) -> None:
+def test_load_of_what_each_stock_class_saved_does_what_that_class_does(
+    head: str, checkpoint: Path, tmp_path: Path
+) -> None:
     shape = config()
     if head != "itc":  # as `base-itm-mlm`, whose configuration has neither
         del shape.contrastive_hidden_size, shape.logit_scale_init_value
     write_surroundings(tmp_path, shape)
-    CLASSES[head].from_pretrained(whole, dtype=torch.float32, config=shape).save_pretrained(tmp_path)
+    CLASSES[head].from_pretrained(checkpoint, dtype=torch.float32, config=shape).save_pretrained(tmp_path)
     encoder, stock = load(tmp_path, head), Stock(tmp_path, (head,))
     theirs = stock(pictures(len(CAPTIONS)), CAPTIONS)
     if head == "itc":
@@ -143,9 +133,9 @@ def test_load_of_what_each_stock_class_saved_does_what_that_class_does(head: str
             encoder.fill_mask(squares(encoder, pictures(len(CAPTIONS)))[:1], ["a <mask> ring"])
 
 
-def test_load_refuses_a_bare_backbone_with_the_reason(whole: Path, tmp_path: Path) -> None:
+def test_load_refuses_a_bare_backbone_with_the_reason(checkpoint: Path, tmp_path: Path) -> None:
     write_surroundings(tmp_path, config())
-    BridgeTowerModel.from_pretrained(whole, dtype=torch.float32).save_pretrained(tmp_path)
+    BridgeTowerModel.from_pretrained(checkpoint, dtype=torch.float32).save_pretrained(tmp_path)
     assert not any(key.startswith("bridgetower.") for key in load_file(tmp_path / "model.safetensors"))
     for head in ALL:
         with pytest.raises(ModelError, match=f"it has no {head.upper()} head"):
@@ -181,25 +171,25 @@ def test_load_ties_the_mlm_decoder_only_where_the_configuration_says_so(tied: bo
     assert (tower.mlm_score.decoder.weight is words) is tied
 
 
-def test_a_tower_saved_loads_into_every_stock_class(whole: Path, tmp_path: Path) -> None:
+def test_a_tower_saved_loads_into_every_stock_class(checkpoint: Path, tmp_path: Path) -> None:
     write_surroundings(tmp_path, config())
-    load(whole, *ALL).tower.save_pretrained(tmp_path)
+    load(checkpoint, *ALL).tower.save_pretrained(tmp_path)
     for kind in CLASSES.values():
         _, info = kind.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
         assert not info["missing_keys"]
-    found, wanted = load_file(tmp_path / "model.safetensors"), load_file(whole / "model.safetensors")
+    found, wanted = load_file(tmp_path / "model.safetensors"), load_file(checkpoint / "model.safetensors")
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
-def test_levels_of_a_loaded_tower_are_its_preprocessings_exactly(whole: Path, copied: Path) -> None:
+def test_levels_of_a_loaded_tower_are_its_preprocessings_exactly(checkpoint: Path, copied: Path) -> None:
     content = json.loads((copied / "preprocessor_config.json").read_text())
     other = {**content, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
     (copied / "preprocessor_config.json").write_text(json.dumps(other))
-    for folder in (whole, copied):
+    for folder in (checkpoint, copied):
         levels = load(folder).tower.levels.numpy()
         np.testing.assert_array_equal(levels, Preparer.from_folder(folder).levels)
-    assert not np.array_equal(levels, load(whole).tower.levels.numpy())
+    assert not np.array_equal(levels, load(checkpoint).tower.levels.numpy())
 
 
 def test_stock_class_would_have_guessed_a_missing_head(copied: Path) -> None:

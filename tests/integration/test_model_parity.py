@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import model
 from model import fusion
 from model.encoder import Encoder
-from tests.checkpoints import CAPTIONS, SHAPES, config, pictures, write
+from tests.checkpoints import CAPTIONS, SHAPES, pictures, write
 from tests.stock import Stock, assert_embeddings_equal, assert_parity, embedded, ids, squares
 
 ALL = ("itc", "itm", "mlm")
@@ -46,9 +46,8 @@ def test_parity_values_equal_the_stock_classes_for_every_shape(name: str, case: 
     assert stock.models.keys() == set(heads)
 
 
-def test_parity_can_fail_when_attention_is_left_causal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write(tmp_path, config())
-    encoder, stock = model.load(model.resolve(str(folder))), Stock(folder, ("itc",))
+def test_parity_can_fail_when_attention_is_left_causal(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, stock = model.load(model.resolve(str(checkpoint))), Stock(checkpoint, ("itc",))
     image, text = pictures(1), CAPTIONS[:1]  # alone, so nothing is padded
     theirs = stock(image, text)
     assert_embeddings_equal(embedded(encoder, image, text), theirs)
@@ -146,8 +145,8 @@ def test_match_scores_every_text_with_every_picture_whatever_the_micro_batch(cas
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_embed_vectors_have_unit_length_and_float32_even_in_bfloat16(tmp_path: Path) -> None:
-    encoder = model.load(model.resolve(str(write(tmp_path, config()))), dtype="bfloat16")
+def test_embed_vectors_have_unit_length_and_float32_even_in_bfloat16(checkpoint: Path) -> None:
+    encoder = model.load(model.resolve(str(checkpoint)), dtype="bfloat16")
     assert encoder.tower.compute_dtype == torch.bfloat16
     found = embedded(encoder, pictures(5), CAPTIONS)
     for vectors in found[:3]:
@@ -155,8 +154,8 @@ def test_embed_vectors_have_unit_length_and_float32_even_in_bfloat16(tmp_path: P
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=0, atol=1e-5)
 
 
-def test_heads_and_poolers_stay_float32_in_bfloat16(tmp_path: Path) -> None:
-    tower = model.load(model.resolve(str(write(tmp_path, config()))), dtype="bfloat16", heads=ALL).tower
+def test_heads_and_poolers_stay_float32_in_bfloat16(checkpoint: Path) -> None:
+    tower = model.load(model.resolve(str(checkpoint)), dtype="bfloat16", heads=ALL).tower
     wide = {name.split(".")[0] if "pooler" not in name else "pooler"
             for name, p in tower.named_parameters() if p.dtype == torch.float32}  # fmt: skip
     assert wide == {"itc_text_head", "itc_image_head", "itc_cross_modal_head", "itm_score", "mlm_score", "pooler"}

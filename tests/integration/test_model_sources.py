@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 from model.spec import hash_weights
-from tests.checkpoints import as_bin, config, rewrite, without, write
+from tests.checkpoints import as_bin, rewrite, without
 from tests.hub import Hub, serve
 
 TOKEN = "hf_" + "thisisasecretofthetests"  # joined, so that no scanner takes it for a real one
@@ -37,16 +37,6 @@ try:
 except model.ModelError as error:
     sys.exit(f"ModelError {error}")
 """
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("sources"), config())
-
-
-@pytest.fixture
-def checkpoint(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "checkpoint"))
 
 
 @pytest.fixture
@@ -92,24 +82,22 @@ def test_import_check_can_fail() -> None:
     assert done.stdout == "True\n"
 
 
-def test_hub_id_is_resolved_to_one_commit_without_fetching_weights(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
-    commit = hub.push(ID, checkpoint)
+def test_hub_id_is_resolved_to_one_commit_without_fetching_weights(hub: Hub, copied: Path, tmp_path: Path) -> None:
+    commit = hub.push(ID, copied)
     spec = finish(start(tmp_path, ID, "", "prepare", HF_ENDPOINT=hub.url))
-    assert (spec["source"], spec["revision"], spec["weights"]) == (ID, commit, hash_weights(checkpoint))
-    assert spec["size"] == (checkpoint / "model.safetensors").stat().st_size
+    assert (spec["source"], spec["revision"], spec["weights"]) == (ID, commit, hash_weights(copied))
+    assert spec["size"] == (copied / "model.safetensors").stat().st_size
     assert hub.fetched("config.json")
     assert not hub.fetched(".safetensors")
 
 
-def test_hub_weights_are_looked_into_for_an_mlm_head_and_not_fetched(
-    hub: Hub, checkpoint: Path, tmp_path: Path
-) -> None:
-    hub.push(ID, checkpoint)
+def test_hub_weights_are_looked_into_for_an_mlm_head_and_not_fetched(hub: Hub, copied: Path, tmp_path: Path) -> None:
+    hub.push(ID, copied)
     finish(start(tmp_path, ID, "", "mlm", HF_ENDPOINT=hub.url))
-    rewrite(checkpoint, without("mlm_score"))
-    as_bin(checkpoint)
-    size = (checkpoint / "pytorch_model.bin").stat().st_size
-    hub.push(ID, checkpoint)
+    rewrite(copied, without("mlm_score"))
+    as_bin(copied)
+    size = (copied / "pytorch_model.bin").stat().st_size
+    hub.push(ID, copied)
     said = refused(start(tmp_path, ID, "", "mlm", HF_ENDPOINT=hub.url))
     assert said.startswith(f"ModelError {ID} cannot fill masks (it has no MLM head)")
     assert {name for name, _ in hub.parts} == {"model.safetensors", "pytorch_model.bin"}
@@ -118,11 +106,9 @@ def test_hub_weights_are_looked_into_for_an_mlm_head_and_not_fetched(
     assert not list((tmp_path / "hf").rglob("pytorch_model.bin"))
 
 
-def test_hub_id_is_fetched_once_and_of_two_kinds_of_weights_only_one(
-    hub: Hub, checkpoint: Path, tmp_path: Path
-) -> None:
-    (checkpoint / "pytorch_model.bin").write_bytes(b"the second kind")
-    hub.push(ID, checkpoint)
+def test_hub_id_is_fetched_once_and_of_two_kinds_of_weights_only_one(hub: Hub, copied: Path, tmp_path: Path) -> None:
+    (copied / "pytorch_model.bin").write_bytes(b"the second kind")
+    hub.push(ID, copied)
     for _ in range(2):
         spec = finish(start(tmp_path, ID, "", "fetch", HF_ENDPOINT=hub.url))
         assert hash_weights(Path(spec["folder"])) == spec["weights"]
@@ -130,21 +116,21 @@ def test_hub_id_is_fetched_once_and_of_two_kinds_of_weights_only_one(
     assert not hub.fetched(".bin")
 
 
-def test_hub_that_does_not_tell_hashes_has_them_computed(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
+def test_hub_that_does_not_tell_hashes_has_them_computed(hub: Hub, copied: Path, tmp_path: Path) -> None:
     hub.lfs = False
-    hub.push(ID, checkpoint)
-    assert finish(start(tmp_path, ID, "", "fetch", HF_ENDPOINT=hub.url))["weights"] == hash_weights(checkpoint)
+    hub.push(ID, copied)
+    assert finish(start(tmp_path, ID, "", "fetch", HF_ENDPOINT=hub.url))["weights"] == hash_weights(copied)
 
 
-def test_hub_revision_is_pinned_while_the_branch_moves_on(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
-    first = hub.push(ID, checkpoint)
-    newer = Path(shutil.copytree(checkpoint, tmp_path / "newer"))
+def test_hub_revision_is_pinned_while_the_branch_moves_on(hub: Hub, copied: Path, tmp_path: Path) -> None:
+    first = hub.push(ID, copied)
+    newer = Path(shutil.copytree(copied, tmp_path / "newer"))
     rewrite(newer, lambda state: {key: value * 2 for key, value in state.items()})
     second = hub.push(ID, newer)
     assert first != second
     old = finish(start(tmp_path, ID, first, "fetch", HF_ENDPOINT=hub.url))
     new = finish(start(tmp_path, ID, "main", "fetch", HF_ENDPOINT=hub.url))
-    assert (old["revision"], old["weights"]) == (first, hash_weights(checkpoint))
+    assert (old["revision"], old["weights"]) == (first, hash_weights(copied))
     assert (new["revision"], new["weights"]) == (second, hash_weights(newer))
 
     # A node that has the commit already goes on without the hub.
@@ -152,8 +138,8 @@ def test_hub_revision_is_pinned_while_the_branch_moves_on(hub: Hub, checkpoint: 
     assert finish(dead)["weights"] == old["weights"]
 
 
-def test_hub_weights_that_changed_under_their_commit_are_refused(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
-    commit = hub.push(ID, checkpoint)
+def test_hub_weights_that_changed_under_their_commit_are_refused(hub: Hub, copied: Path, tmp_path: Path) -> None:
+    commit = hub.push(ID, copied)
     finish(start(tmp_path, ID, commit, "fetch", HF_ENDPOINT=hub.url))
     [cached] = (tmp_path / "hf").rglob("model.safetensors")
     cached.resolve().write_bytes(b"tampered with")
@@ -169,10 +155,10 @@ def test_hub_weights_that_changed_under_their_commit_are_refused(hub: Hub, check
     ],
 )
 def test_hub_that_refuses_is_told_in_one_line(
-    source: str, revision: str, says: str, hub: Hub, checkpoint: Path, tmp_path: Path
+    source: str, revision: str, says: str, hub: Hub, copied: Path, tmp_path: Path
 ) -> None:
-    hub.push(ID, checkpoint)
-    hub.push("owner/gated", checkpoint)
+    hub.push(ID, copied)
+    hub.push("owner/gated", copied)
     hub.gated.add("owner/gated")
     assert says in refused(start(tmp_path, source, revision, "fetch", HF_ENDPOINT=hub.url))
 
@@ -195,17 +181,17 @@ def test_no_network_is_told_in_one_line_within_ten_seconds(revision: str, silent
         assert "no such folder here, and the hub cannot be reached" in line
 
 
-def test_url_is_fetched_once_by_many_processes(checkpoint: Path, tmp_path: Path) -> None:
-    started = [start(tmp_path, f"file://{checkpoint}", "", "fetch") for _ in range(4)]
+def test_url_is_fetched_once_by_many_processes(copied: Path, tmp_path: Path) -> None:
+    started = [start(tmp_path, f"file://{copied}", "", "fetch") for _ in range(4)]
     outcomes = [(process.communicate(timeout=60), process.returncode) for process in started]
     assert [code for _, code in outcomes] == [0] * 4
     assert sum(err.count("fetching file://") for (_, err), _ in outcomes) == 1
     [folder] = {json.loads(out)["folder"] for (out, _), _ in outcomes}
-    assert hash_weights(Path(folder)) == hash_weights(checkpoint)
+    assert hash_weights(Path(folder)) == hash_weights(copied)
 
 
-def test_url_fetch_waits_while_another_process_fetches(checkpoint: Path, tmp_path: Path) -> None:
-    url = f"file://{checkpoint}"
+def test_url_fetch_waits_while_another_process_fetches(copied: Path, tmp_path: Path) -> None:
+    url = f"file://{copied}"
     folder = Path(finish(start(tmp_path, url, "", "fetch"))["folder"])
     shutil.rmtree(folder)
     with FileLock(f"{folder}.lock"):
@@ -216,25 +202,25 @@ def test_url_fetch_waits_while_another_process_fetches(checkpoint: Path, tmp_pat
     assert Path(finish(waiting)["folder"]) == folder
 
 
-def test_url_fetch_that_was_killed_leaves_nothing_that_is_trusted(checkpoint: Path, tmp_path: Path) -> None:
-    url = f"file://{checkpoint}"
+def test_url_fetch_that_was_killed_leaves_nothing_that_is_trusted(copied: Path, tmp_path: Path) -> None:
+    url = f"file://{copied}"
     folder = Path(finish(start(tmp_path, url, "", "fetch"))["folder"])
     # As a killed process leaves it: a part, cut, under a lock that nobody holds.
     part = folder.rename(folder.with_suffix(".part"))
     os.truncate(part / "model.safetensors", 100)
     again = finish(start(tmp_path, url, "", "fetch"))
     assert Path(again["folder"]) == folder
-    assert hash_weights(folder) == hash_weights(checkpoint)
+    assert hash_weights(folder) == hash_weights(copied)
     assert not part.exists()
 
 
 def test_s3_url_is_fetched_once_and_a_change_is_refused(
-    bucket: Any, s3_access: dict[str, str], checkpoint: Path, tmp_path: Path
+    bucket: Any, s3_access: dict[str, str], copied: Path, tmp_path: Path
 ) -> None:
-    for path in checkpoint.iterdir():
+    for path in copied.iterdir():
         bucket.upload_file(str(path), f"tower/{path.name}")
     first = finish(start(tmp_path, f"s3://{bucket.name}/tower", "", "fetch", **s3_access))
-    assert first["weights"] == hash_weights(checkpoint)
+    assert first["weights"] == hash_weights(copied)
     assert finish(start(tmp_path, f"s3://{bucket.name}/tower", "", "fetch", **s3_access)) == first
 
     bucket.put_object(Key="tower/model.safetensors", Body=b"other")

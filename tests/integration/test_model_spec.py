@@ -17,7 +17,6 @@ import model
 from model import ModelError, ModelSpec, source
 from model.prepare import Preparer
 from model.spec import hash_weights
-from tests.checkpoints import config, write
 
 HEAVY = ("torch", "transformers", "ray", "lance", "lancedb")
 LOADED = f"import sys; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
@@ -34,16 +33,6 @@ def test_head_nodes_rooms_need_no_torch_to_prepare_captions_and_tell_operations(
         "s.preparer().captions(['cats']); print(0 < s.operations(20, 5) < s.operations(20, 1))"
     )
     assert run(f"{code}; {LOADED}") == "True\n[]"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("spec"), config())
-
-
-@pytest.fixture
-def copied(checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(checkpoint, tmp_path / "copied"))
 
 
 @pytest.fixture(autouse=True)

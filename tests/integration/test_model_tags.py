@@ -173,17 +173,17 @@ def test_mlm_head_is_told_by_the_names_of_the_weights(kind: Callable[[Path], Non
                 require_mlm(spec)
 
 
-def test_run_is_refused_before_anything_is_loaded_when_tags_cannot_be_told(tmp_path: Path) -> None:
+def test_run_is_refused_before_anything_is_loaded_when_tags_cannot_be_told(copied: Path, tmp_path: Path) -> None:
     spec = model.resolve(str(write(tmp_path / "no_head", config(), ("itc", "itm"))))
     as_model(spec)
     with pytest.raises(ModelError, match="cannot fill masks"):
         as_model(spec, Tagging(5))
-    whole = model.resolve(str(write(tmp_path / "whole", config())))
+    whole = model.resolve(str(copied))
     with pytest.raises(
         ModelError, match=r"the prompt .* is cut to 40 tokens, which must be whole and have <mask> once"
     ):
         as_model(whole, Tagging(5, "very " * 40 + "<mask>"))
     as_model(whole, Tagging(5))
-    (tmp_path / "whole" / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0no header at all")
+    (copied / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0no header at all")
     with pytest.raises(ModelError, match="the names of its weights cannot be read"):
         as_model(whole, Tagging(5))

@@ -21,11 +21,6 @@ from tests.typed import Done, typed
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.write(tmp_path_factory.mktemp("checkpoint"), checkpoints.config())
-
-
-@pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, ray_session: None) -> Lake:
     """Two tars and a parquet, 40 pictures."""
     folder = tmp_path_factory.mktemp("query")

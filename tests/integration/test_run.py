@@ -22,11 +22,6 @@ from tests.shards import members, picture, tar_bytes, write_parquet, write_tar
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.write(tmp_path_factory.mktemp("checkpoint"), checkpoints.config())
-
-
 def run(
     folder: Path, checkpoint: Path, *inputs: Path, read: dict | None = None, told: Quiet | None = None, **write: object
 ) -> Summary:

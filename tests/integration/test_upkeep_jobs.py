@@ -8,14 +8,8 @@ import pytest
 
 import model
 from bridgelake.wiring import as_model
-from tests import checkpoints
 from tests.ingest import Lake
 from tests.typed import Done, typed
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.write(tmp_path_factory.mktemp("checkpoint"), checkpoints.config())
 
 
 @pytest.fixture(scope="module")

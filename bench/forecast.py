@@ -72,7 +72,7 @@ def main(options: Options) -> int:
                 f"round {number}: told {pace['seconds']:.1f} s for {counts['pairs']['value']:,.0f} pairs after "
                 f"{told['took']:.0f} s, from {counts['read']:,} samples; took {ran['seconds']:.1f} s for "
                 f"{ran['pairs']:,}; told {pace['rate']:.0f} pairs/s at work (readers {pace['read']:.0f}, actors "
-                f"{pace['embed']:.0f})",
+                f"{pace['embed']:.0f}); {pace['commits']} commits told, {ran['commits']} made",
                 flush=True,
             )
     medians = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}

@@ -1,4 +1,4 @@
-"""The one committer of a run: groups whole slices by time, commits them, keeps the ledger."""
+"""The one committer of a run: groups whole slices by time and rows, commits them, keeps the ledger."""
 
 import math
 import time
@@ -85,6 +85,11 @@ class Committer:
     def takedowns(self) -> Takedowns:
         """What the readers have to know."""
         return self._pending.told
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a commit."""
+        return sum(whole.rows for whole in self._whole)
 
     def add(self, report: Report, record: SliceRecord, end: End | None) -> bool:
         """Take a writer's report; whether its slice is whole now and waits for a commit. As `Proof.add`."""

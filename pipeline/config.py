@@ -13,6 +13,7 @@ TAG_COLUMNS = ("tags", "tag_probabilities")
 MOST_TAGS = 50
 MASK = "<mask>"
 _AUTO_PICTURES = 256  # with --batch-size auto
+_FEW = 3  # times as long do few rows wait for a commit
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _COMPANIONS = ("_rejects", "_shards", "_runs", "_takedowns", "_duplicates", "_ticks")
 
@@ -116,7 +117,8 @@ class WriteConfig:
     source_root: str | None = None
     vectors: tuple[str, ...] = VECTORS
     storage: str = "float16"
-    commit_seconds: float = 10.0
+    commit_seconds: float = 10.0  # from one commit to the next, at least
+    commit_rows: int = 10_000  # where fewer wait, three times as long
     fragment_rows: int = 10_000
     report: bool = False  # an HTML page beside the table, after the run
 
@@ -133,7 +135,12 @@ class WriteConfig:
         _check(known and once, "--vectors", ",".join(self.vectors), f"some of {', '.join(VECTORS)}, each once")
         _check(self.storage in ("float16", "float32"), "--storage", self.storage, "float16 or float32")
         _check(self.commit_seconds >= 0, "commit_seconds", self.commit_seconds, "0 or more")
+        _check(self.commit_rows > 0, "commit_rows", self.commit_rows, "a number above 0")
         _check(self.fragment_rows > 0, "fragment_rows", self.fragment_rows, "a number above 0")
+
+    def commit_after(self, rows: float) -> float:
+        """Seconds from one commit to the next where so many rows wait."""
+        return self.commit_seconds * (1 if rows >= self.commit_rows else _FEW)
 
     @property
     def dataset_name(self) -> str:

@@ -7,7 +7,7 @@ The driver holds references and counts, never rows.
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import ray
@@ -73,8 +73,8 @@ class Follow:
         self._losses = Losses(faults.max_reject_rate, target.database.table)
         self._began = time.monotonic()
 
-    def run(self, stream: Dataset, observer: Observer, commit_seconds: float, watch: Watchdog) -> None:
-        """Until every slice is committed or failed.
+    def run(self, stream: Dataset, observer: Observer, commit_after: Callable[[float], float], watch: Watchdog) -> None:
+        """Until every slice is committed or failed; `commit_after` as WriteConfig's.
 
         Raises:
             BridgelakeError: a stage as a whole cannot go on; what was whole has been committed.
@@ -90,7 +90,7 @@ class Follow:
                 self._handle(watch)
                 self._write_ready(everything=not pump.running and not self._inspecting)
                 watch.doing = self._doing()
-                if self._committer.due(commit_seconds):
+                if self._committer.due(commit_after(self._committer.waiting)):
                     self._commit(watch)
                 self._show(observer)
         finally:

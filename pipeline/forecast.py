@@ -151,12 +151,16 @@ def _paced(
         f"measured: {measured.actors} of {on.placement.actors} actors embedded {measured.pairs:,} pairs in "
         f"{measured.calls:,} calls"
     )
-    return replace(told, cluster=on, pace=_pace(pairs, speed, config, source, around))
+    return replace(told, cluster=on, pace=_pace(told, config, pairs, speed, source, around))
 
 
-def _pace(pairs: Sequence[float], speed: Speed, config: RunConfig, source: str, around: float = 0.0) -> Pace:
-    done = finishes(pairs, speed)
-    seconds, made = around + max(done, default=0.0), commits(done, config.write.commit_seconds)
+def _pace(
+    told: Forecast, config: RunConfig, pairs: Sequence[float], speed: Speed, source: str, around: float = 0.0
+) -> Pace:
+    done, counts = finishes(pairs, speed), told.totals
+    kept = 1 - counts.rejects.value / max(1.0, counts.pairs.value)
+    rows = [count * kept for count in pairs]
+    seconds, made = around + max(done, default=0.0), commits(zip(done, rows, strict=True), config.write.commit_after)
     return Pace(speed.rate, seconds, made, source, speed.readers, speed.readers * speed.read, speed.embed)
 
 
@@ -169,14 +173,15 @@ def _guessed(
     earlier = latest_on(Database(config.write.db, config.write.table), on.device)
     if earlier is not None:
         rate = earlier.rate * on.actors
-        seconds, every = told.totals.pairs.value / rate, config.write.commit_seconds
+        seconds, write = told.totals.pairs.value / rate, config.write
+        every = max(write.commit_seconds, min(write.commit_after(0), write.commit_rows / rate))
         source = f"estimated from run {earlier.run_id}, by the number of actors; not measured: {why}"
         made = min(told.todo.slices, 1 + round(seconds / every) if every else told.todo.slices)
         return Pace(rate, seconds, made, source, estimated=True)
     if isinstance(guess, str):
         return Pace(None, None, None, f"not measured: {why}; nor estimated: {guess}")
     speed, source = guess
-    return replace(_pace(pairs, speed, config, f"estimated: {source}; not measured: {why}"), estimated=True)
+    return replace(_pace(told, config, pairs, speed, f"estimated: {source}; not measured: {why}"), estimated=True)
 
 
 def _sizes_of_a_pair(told: Forecast, first: Slice, square: int) -> tuple[float, float]:

@@ -185,7 +185,7 @@ class Run:
             crew = stages.Crew(self._on, watch.line, homes=lambda: watch.homes)
             prepared = stages.prepared(follow.slices, read, self.model, crew, follow.barred)
             stream = stages.embedded(prepared, self.config.embed, self.model, crew, place.stored)
-            follow.run(stream, self.observer, self.config.write.commit_seconds, watch)
+            follow.run(stream, self.observer, self.config.write.commit_after, watch)
 
     def _summary(self, outcome: str, todo: Plan, committer: Committer, left: Mapping[str, str]) -> Summary:
         tally, faults = committer.tally, self.config.faults

@@ -2,8 +2,10 @@
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 _MOST_BLOCKS = 100_000  # that are followed one by one
 
@@ -53,14 +55,18 @@ def finishes(pairs: Sequence[float], speed: Speed) -> list[float]:
     return done
 
 
-def commits(finished: Iterable[float], every: float) -> int:
-    """How many commits a run makes of slices that are whole at these moments: `Committer.due`, and one at the end."""
-    made, last, waiting = 0, -math.inf, False
-    for at in sorted(set(finished)):
-        if waiting and last + every < at:
-            made, last, waiting = made + 1, last + every, False
-        if at - last >= every:
-            made, last, waiting = made + 1, at, False
-        else:
-            waiting = True
-    return made + waiting
+def commits(finished: Iterable[tuple[float, float]], after: Callable[[float], float]) -> int:
+    """How many commits a run makes: where `Committer.due`, and one at the end.
+
+    Args:
+        finished: of each slice, when it is whole, and its rows.
+        after: as `WriteConfig.commit_after`.
+    """
+    made, last, waiting = 0, -math.inf, None
+    for at, together in groupby(sorted(finished), key=itemgetter(0)):
+        if waiting is not None and (due := last + after(waiting)) < at:
+            made, last, waiting = made + 1, due, None
+        waiting = (waiting or 0.0) + sum(rows for _, rows in together)
+        if at - last >= after(waiting):
+            made, last, waiting = made + 1, at, None
+    return made + (waiting is not None)

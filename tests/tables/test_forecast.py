@@ -37,6 +37,8 @@ from pipeline.forecasts.report import lines, show
 from pipeline.forecasts.sampling import Budget, Sampled, sample
 from pipeline.forecasts.schedule import Speed, commits, finishes
 from pipeline.forecasts.totals import totals
+from pipeline.proof import Whole
+from pipeline.records import SliceRecord
 from pipeline.schema import RUNS
 from pipeline.shards import Shard, Slice
 from tests.fakes import CONTRACT, FakeEmbedder, FakeEmbeddings, FakePreparer, fake_model
@@ -365,15 +367,19 @@ def test_forecast_of_the_tables_size_is_that_of_a_real_table(
 def test_commits_are_counted_as_the_committer_makes_them(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(seed)
     finished = sorted(np.round(random.random(random.integers(1, 60)) * 100).tolist())
-    committer = SimpleNamespace(_whole=[], _failed=[], _last_commit=-float("inf"))
-    made, left = 0, list(finished)
+    rows = random.choice([0, 100, 4_000, 12_000], len(finished)).tolist()
+    left = list(zip(finished, rows, strict=True))
+    committer = Committer.__new__(Committer)  # of which only what waits matters
+    record = SliceRecord("laion", "", "", "a.tar", "a.tar", 1, 1, "e", "a", "r", read=3)
+    committer._whole, committer._failed, committer._last_commit, made = [], [], -float("inf"), 0
     for now in np.arange(0, max(finished) + 0.5, 0.5):  # as the driver's loop, twice a second
         monkeypatch.setattr(time, "monotonic", lambda now=now: now)
-        committer._whole += [left.pop(0) for _ in list(left) if left and left[0] <= now]
-        if Committer.due(committer, 10.0):  # type: ignore[arg-type]
+        while left and left[0][0] <= now:
+            committer._whole.append(Whole(record, rows=left.pop(0)[1]))
+        if committer.due(CONFIG.write.commit_after(committer.waiting)):
             made, committer._whole, committer._last_commit = made + 1, [], now
     made += bool(committer._whole)  # the last, at the end
-    assert commits(finished, 10.0) == made
+    assert commits(zip(finished, rows, strict=True), CONFIG.write.commit_after) == made
 
 
 def test_slices_finish_as_the_slower_half_lets_them() -> None:

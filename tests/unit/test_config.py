@@ -42,6 +42,7 @@ READ = ReadConfig(("a.tar",))
         (WriteConfig, {"db": "d", "vectors": ("image", "image")}, "--vectors 'image,image' .* each once"),
         (WriteConfig, {"db": "d", "storage": "bfloat16"}, "--storage 'bfloat16' .* float16 or float32"),
         (WriteConfig, {"db": "d", "commit_seconds": -1}, "commit_seconds -1"),
+        (WriteConfig, {"db": "d", "commit_rows": 0}, "commit_rows 0"),
         (WriteConfig, {"db": "d", "fragment_rows": 0}, "fragment_rows 0 .* above 0"),
     ],
 )
@@ -75,6 +76,12 @@ def test_config_edges_that_are_allowed() -> None:
     assert EmbedConfig(num_gpus=0).num_gpus == 0
     assert EmbedConfig(num_gpus=1).num_gpus == 1
     assert WriteConfig("d", commit_seconds=0, fragment_rows=1).table == "laion"
+
+
+def test_few_rows_wait_longer_for_a_commit_than_many() -> None:
+    write = WriteConfig("d")
+    assert (write.commit_after(9_999), write.commit_after(10_000)) == (30, 10)
+    assert WriteConfig("d", commit_seconds=0).commit_after(0) == 0
 
 
 @pytest.mark.parametrize("name", ["tags", "Tag_Probabilities"])

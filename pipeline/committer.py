@@ -73,8 +73,8 @@ class Committer:
 
     @property
     def table(self) -> str:
-        """Where the table is."""
-        return self._target.database.path()
+        """Where the table is, for people."""
+        return self._target.database.shown
 
     @property
     def version(self) -> int:

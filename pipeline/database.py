@@ -84,6 +84,11 @@ class Database:
         name = f"{self.table}_{suffix}" if suffix else self.table
         return f"{self.uri.rstrip('/')}/{name}.lance"
 
+    @property
+    def shown(self) -> str:
+        """Where the table is, for people: without what is secret in a URL."""
+        return redact(self.path())
+
     def connect(self) -> "lancedb.DBConnection":
         """With plain LanceDB."""
         import lancedb  # a second that no worker has to spend, and few jobs
@@ -109,6 +114,21 @@ class Database:
             return dataset
         with naming(f"open version {version} of", path):
             return at_version(dataset, version)
+
+    def require(self, version: int | str | None = None) -> lance.LanceDataset:
+        """`<table>` at a version, as `open`, where it has to be there.
+
+        Raises:
+            TableError: there is no table, or no such version or tag.
+        """
+        dataset = self.open(version=version)
+        if dataset is None:
+            raise self.missing()
+        return dataset
+
+    def missing(self) -> TableError:
+        """For who needs the table, and finds none."""
+        return TableError(f"there is no table {self.table} in {redact(self.uri)}: embed shards into it first")
 
     def create(self, suffix: str, schema: pa.Schema) -> lance.LanceDataset:
         """`<table>_<suffix>`, made without rows if it is not there; of several at once, one makes it."""

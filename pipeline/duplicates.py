@@ -81,7 +81,7 @@ def find_duplicates(database: Database, threshold: float, *, exact: bool = False
     started, dataset = datetime.now(UTC), database.open()
     if dataset is None or _COLUMN not in dataset.schema.names:
         why = f"no {_COLUMN}" if dataset is not None else "no such table"
-        raise TableError(f"{database.path()}: there is {why}: embed shards into it first")
+        raise TableError(f"{database.shown}: there is {why}: embed shards into it first")
     with naming("compare the pictures of", database.path()):
         rows = _rows(dataset)
         centres = None if exact or len(rows.first) < EXACT_BELOW else _centres(dataset)

@@ -14,7 +14,7 @@ from pipeline.config import Contract, ReadConfig
 from pipeline.contract import contract_of, require_contract
 from pipeline.database import Database
 from pipeline.embed import Preparer, Vectors
-from pipeline.errors import ConfigError, TableError
+from pipeline.errors import ConfigError
 from pipeline.evaluation.matching import TIE, Matcher, margins
 from pipeline.evaluation.pairs import Pairs, Towers, from_shards, from_table
 from pipeline.evaluation.ranking import KS, Figures, Places, nearest, own, reranked
@@ -150,10 +150,7 @@ def evaluate(
 
 
 def _of_table(database: Database, asked: Evaluation, model: EvaluationModel) -> tuple[Pairs, str]:
-    dataset = database.open(version=asked.version)
-    if dataset is None:
-        raise TableError(f"there is no table {database.table} in {redact(database.uri)}: embed shards into it first")
-    where = redact(database.path())
+    dataset, where = database.require(asked.version), database.shown
     require_contract(where, contract_of(where, dataset.schema), model.contract)
     if asked.where.strip():
         check_where(dataset, asked.where)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.contract import contract_of
 from pipeline.database import Database
-from pipeline.errors import ConfigError, InputError, TableError
+from pipeline.errors import ConfigError, InputError
 from pipeline.exports.asked import FLAT, Export, Exported
 from pipeline.exports.choice import Choice
 from pipeline.exports.clip import PART_ROWS, write_clip_retrieval
@@ -44,9 +44,7 @@ def export(database: Database, asked: Export, model: Callable[[], QueryModel]) -
         FetchError: not one picture can be fetched.
         OutputError: the output cannot be written.
     """
-    dataset = database.open(version=asked.version)
-    if dataset is None:
-        raise TableError(f"there is no table {database.table} in {redact(database.uri)}: embed shards into it first")
+    dataset = database.require(asked.version)
     choice = Choice(database, dataset, asked.where.strip())
     if choice.where:
         check_where(dataset, choice.where)

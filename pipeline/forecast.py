@@ -105,7 +105,7 @@ def _counted(config: RunConfig, found: Found, plan: Plan, sampled: Sampled, pair
     known = [records[s.name] for s in plan.skipped]
     done = Done(_part(plan.skipped), sum(r.embedded for r in known), sum(r.rejected for r in known))
     return Forecast(
-        table=redact(found.database.path()),
+        table=found.database.shown,
         root=redact(found.listing.root),
         found=_part([*plan.skipped, *slices, *plan.quarantined]),
         done=done,

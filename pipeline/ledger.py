@@ -46,7 +46,7 @@ class Ledger:
     def _require_new(self) -> None:
         if self._stands_at:
             raise LedgerError(
-                f"{self._database.path()} was removed or made anew, and its ledger {self._database.path('shards')} "
+                f"{self._database.shown} was removed or made anew, and its ledger {self._database.table}_shards "
                 f"still holds the slices committed up to version {self._stands_at}: bring the table back, or remove "
                 "its companions (_shards, _rejects, _runs) too and embed again"
             )

@@ -24,7 +24,7 @@ from pipeline.retrieval.subject import Picture, QueryEncoder, QueryModel, read_p
 from pipeline.retrieval.where import bad_where, check_where
 from pipeline.roots import source_roots
 from pipeline.schema import EMBEDDING_COLUMNS
-from pipeline.stores.storage import explain, redact
+from pipeline.stores.storage import explain
 
 __all__ = ["Picture", "Query", "QueryEncoder", "QueryModel", "read_picture", "search"]
 
@@ -58,9 +58,7 @@ def search(database: Database, query: Query, model: QueryModel) -> Hits:
 
 def _open(database: Database, query: Query, model: QueryModel) -> Any:
     """The table at the version that is asked, whatever is committed meanwhile."""
-    dataset, where = database.open(version=query.version), redact(database.path())
-    if dataset is None:
-        raise TableError(f"there is no table {database.table} in {redact(database.uri)}: embed shards into it first")
+    dataset, where = database.require(query.version), database.shown
     require_contract(where, contract_of(where, dataset.schema), model.contract)
     column, known = EMBEDDING_COLUMNS[query.column], dataset.schema.names
     if query.mode != "fulltext" and column not in known:
@@ -122,4 +120,4 @@ def _explaining(database: Database, query: Query, dataset: Any) -> Iterator[None
     except (ValueError, RuntimeError, OSError) as error:
         if query.where.strip() and "filter expression" in str(error):  # valid, but not of these rows: width / 0
             raise bad_where(dataset, query.where, str(error)) from error
-        raise TableError(f"cannot search {redact(database.path())}: {explain(error)}") from error
+        raise TableError(f"cannot search {database.shown}: {explain(error)}") from error

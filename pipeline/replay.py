@@ -50,7 +50,7 @@ def as_embedded(write: WriteConfig, embed: EmbedConfig, max_pixels: int) -> tupl
     schema = latest(database).schema
     ledger = Ledger(database, write.dataset_name)
     if ledger.root is None or ledger.read_as is None:
-        raise InputError(f"{database.path()} holds no dataset {write.dataset_name!r}: name one with --dataset")
+        raise InputError(f"{database.shown} holds no dataset {write.dataset_name!r}: name one with --dataset")
     reading = json.loads(ledger.read_as)
     read = ReadConfig(
         (write.source_root or ledger.root,), reading["image_key"], tuple(reading["caption_keys"]), (), max_pixels

@@ -12,10 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.database import Database, naming
-from pipeline.errors import TableError
 from pipeline.quarantine import quarantined
 from pipeline.runs import of_work
-from pipeline.stores.storage import redact
 from pipeline.ticks.book import Book, read_book
 from pipeline.ticks.steps import LIVE
 from pipeline.upkeep.accounts import read_accounts
@@ -67,11 +65,11 @@ def read_status(database: Database) -> Status:
     """
     dataset, book, now = database.open(), read_book(database), datetime.now(UTC)
     if dataset is None and book.rows is None:
-        raise TableError(f"there is no table {database.table} in {redact(database.uri)}: embed shards into it first")
+        raise database.missing()
     records = _records(database)
     with naming("read the state of", database.path()):
         return Status(
-            table=redact(database.path()),
+            table=database.shown,
             cron=f"{book.cron.text} {book.cron.timezone}" if book.cron else None,
             next=book.cron.after(now) if book.cron else None,
             ticks=_ticks(book, now),

@@ -136,7 +136,7 @@ def from_table(database: Database, dataset: lance.LanceDataset, where: str, limi
     vectors = [EMBEDDING_COLUMNS[side] for side in ("image", "text")]
     if missing := [column for column in vectors if column not in dataset.schema.names]:
         raise TableError(
-            f"{database.path()} holds no {' and no '.join(missing)}, which an evaluation compares: embed with image "
+            f"{database.shown} holds no {' and no '.join(missing)}, which an evaluation compares: embed with image "
             "and text in --vectors, or evaluate the shards themselves with --input"
         )
     scan = partial(_batches, database, dataset)
@@ -157,7 +157,7 @@ def from_table(database: Database, dataset: lance.LanceDataset, where: str, limi
         gathered.add_pictures(batch.select(_PICTURE).take(pa.array(new, pa.int64())).to_pylist(), image[new])
         gathered.add_captions(names, batch["caption"].to_pylist(), text)
     chosen = f"no row meets --where {plain(where, 200)!r}" if where else "it holds no rows yet"
-    return gathered.pairs(source_roots(database), {}, f"nothing to evaluate in {database.path()}: {chosen}")
+    return gathered.pairs(source_roots(database), {}, f"nothing to evaluate in {database.shown}: {chosen}")
 
 
 def _batches(

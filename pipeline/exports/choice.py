@@ -7,7 +7,6 @@ import lance
 import pyarrow as pa
 
 from pipeline.database import Database, naming
-from pipeline.stores.storage import redact
 
 _ROWS = 1024  # read at once
 
@@ -57,7 +56,7 @@ class Choice:
     @property
     def name(self) -> str:
         """The table, to be shown."""
-        return redact(self.database.path())
+        return self.database.shown
 
     @property
     def columns(self) -> list[str]:

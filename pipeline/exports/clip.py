@@ -37,7 +37,7 @@ def write_clip_retrieval(folder: Folder, choice: Choice, rows: int, part_rows: i
     """
     vectors = {name: column for name, column in _VECTORS.items() if column in choice.dataset.schema.names}
     if not vectors:
-        raise TableError(f"{choice.database.path()} holds neither {' nor '.join(_VECTORS.values())}")
+        raise TableError(f"{choice.database.shown} holds neither {' nor '.join(_VECTORS.values())}")
     columns = [*choice.columns, *vectors.values()]
     parts = -(-rows // part_rows)
     digits = len(str(parts - 1))

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lance
+from lance.fragment import LanceFragment
 
 from pipeline.database import Database, naming
 from pipeline.errors import CommitConflictError, TableError
 from pipeline.indexes.kinds import Choice
-from pipeline.indexes.learnt import assigned, learn
-from pipeline.stores.storage import redact
+from pipeline.indexes.learnt import Learnt, assigned, learn
 
 # A million rows' statistics would hold megabytes of centres; read when they are asked for.
 os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
@@ -22,18 +22,6 @@ os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
 _TRIES = 3  # of a build beside compactions
 _MANY = 4  # the rows of the main part over those of a younger one, below which the two are made one
 _CONFLICT = "Retryable commit conflict"
-
-
-def latest(database: Database) -> lance.LanceDataset:
-    """The table as it is now.
-
-    Raises:
-        TableError: there is none.
-    """
-    dataset = database.open()
-    if dataset is None:
-        raise TableError(f"there is no table {database.table} in {redact(database.uri)}: embed shards into it first")
-    return dataset
 
 
 def described(dataset: lance.LanceDataset, column: str) -> Any | None:
@@ -47,26 +35,22 @@ def build(database: Database, column: str, choice: Choice) -> None:
     Raises:
         TableError: it cannot be read or written.
     """
-    learnt = learn(latest(database), column, choice)
-    for attempt in range(_TRIES):
-        dataset = latest(database)
-        with naming("index", database.path()), assigned(dataset, column, learnt) as partitions:
-            try:
-                part = dataset.create_index_uncommitted(
-                    column,
-                    choice.kind.upper(),
-                    named(dataset, column),
-                    replace=True,
-                    fragment_ids=[fragment.fragment_id for fragment in dataset.get_fragments()],
-                    **learnt.settings,
-                    **partitions,
-                )
-                commit(dataset, column, [part])
-            except OSError as error:
-                if attempt + 1 == _TRIES or _CONFLICT not in str(error):
-                    raise
-            else:
-                return
+    learnt = learn(database.require(), column, choice)
+    again(database, lambda dataset: commit(dataset, column, [part(dataset, column, learnt, dataset.get_fragments())]))
+
+
+def part(dataset: lance.LanceDataset, column: str, learnt: Learnt, fragments: Sequence[LanceFragment]) -> Any:
+    """What an index on a column has of some fragments, for `commit`."""
+    with assigned(dataset, column, learnt, fragments) as partitions:
+        return dataset.create_index_uncommitted(
+            column,
+            learnt.choice.kind.upper(),
+            named(dataset, column),
+            replace=True,
+            fragment_ids=[fragment.fragment_id for fragment in fragments],
+            **learnt.settings,
+            **partitions,
+        )
 
 
 def commit(dataset: lance.LanceDataset, column: str, parts: Sequence[Any]) -> None:
@@ -83,7 +67,7 @@ def named(dataset: lance.LanceDataset, column: str) -> str:
 
 def drop(database: Database, column: str) -> None:
     """Remove the index on a column if there is one."""
-    dataset = latest(database)
+    dataset = database.require()
     there = described(dataset, column)
     if there is not None:
         with naming("remove an index of", database.path()):
@@ -113,7 +97,7 @@ def again(database: Database, work: Callable[[lance.LanceDataset], None]) -> Non
     for attempt in range(_TRIES):
         try:
             with naming("index", database.path()):
-                work(latest(database))
+                work(database.require())
             return
         except TableError as error:
             conflict = isinstance(error, CommitConflictError) or _CONFLICT in str(error.__cause__)

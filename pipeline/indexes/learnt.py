@@ -14,6 +14,7 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
+from lance.fragment import LanceFragment
 from lance.lance import indices
 
 from pipeline.embed import Vectors
@@ -72,7 +73,7 @@ def _codebook(
 
 @contextmanager
 def assigned(
-    dataset: lance.LanceDataset, column: str, learnt: Learnt, fragments: Sequence[Any] | None = None
+    dataset: lance.LanceDataset, column: str, learnt: Learnt, fragments: Sequence[LanceFragment]
 ) -> Iterator[dict[str, Any]]:
     """Each row's partition, found here and handed to Lance in a file that goes afterwards.
 
@@ -80,7 +81,7 @@ def assigned(
         dataset: the table.
         column: of vectors.
         learnt: from them.
-        fragments: whose rows; all unless given.
+        fragments: whose rows.
     """
     if dataset.count_rows() > _HELD:
         yield {}

@@ -9,9 +9,9 @@ from ray.exceptions import RayError
 
 from pipeline.cluster import cause, joined
 from pipeline.database import Database, naming
-from pipeline.indexes.build import again, commit, latest, named
+from pipeline.indexes.build import again, commit, part
 from pipeline.indexes.kinds import Choice
-from pipeline.indexes.learnt import Learnt, assigned, learn
+from pipeline.indexes.learnt import Learnt, learn
 
 
 def build_on_ray(database: Database, column: str, choice: Choice) -> None:
@@ -22,7 +22,7 @@ def build_on_ray(database: Database, column: str, choice: Choice) -> None:
         ClusterError: Ray cannot be joined, or a worker failed.
     """
     database = database.absolute()
-    learnt = learn(latest(database), column, choice)
+    learnt = learn(database.require(), column, choice)
     with joined() as has:
         workers, shared = max(1, int(sum(group.cpus for group in has.up))), ray.put(learnt)
 
@@ -48,22 +48,11 @@ def _shares(dataset: lance.LanceDataset, workers: int) -> list[list[int]]:
     return [sorted(numbers) for _, _, numbers in sorted(shares) if numbers]
 
 
-def part(database: Database, version: int, column: str, learnt: Learnt, numbers: list[int]) -> Any:
-    """One part, of some fragments of exactly one version; not yet committed."""
-    dataset = database.open(version=version)
-    if dataset is None:
-        raise RuntimeError(f"{database.path()} was removed while it was indexed")
+def _part_of(database: Database, version: int, column: str, learnt: Learnt, numbers: list[int]) -> Any:
+    dataset = database.require(version)  # exactly this one
     mine = [fragment for fragment in dataset.get_fragments() if fragment.fragment_id in set(numbers)]
-    with naming("index", database.path()), assigned(dataset, column, learnt, mine) as partitions:
-        return dataset.create_index_uncommitted(
-            column,
-            learnt.choice.kind.upper(),
-            named(dataset, column),
-            replace=True,
-            fragment_ids=numbers,
-            **learnt.settings,
-            **partitions,
-        )
+    with naming("index", database.path()):
+        return part(dataset, column, learnt, mine)
 
 
-_part = ray.remote(num_cpus=1, max_retries=3)(part)
+_part = ray.remote(num_cpus=1, max_retries=3)(_part_of)

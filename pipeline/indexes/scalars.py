@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.database import Database
-from pipeline.indexes.build import again, described, fold, latest
+from pipeline.indexes.build import again, described, fold
 
 SCALARS = ("id", "shard", "sha256", "itc_score", "itm_score", "tags")
 CAPTION = "caption"
@@ -36,17 +36,17 @@ def index_scalars(database: Database, columns: tuple[str, ...]) -> list[Small]:
     Raises:
         TableError: one cannot be read or written.
     """
-    return [_index(database, name) for name in columns if name in latest(database).schema.names]
+    return [_index(database, name) for name in columns if name in database.require().schema.names]
 
 
 def _index(database: Database, column: str) -> Small:
-    started, dataset = time.monotonic(), latest(database)
+    started, dataset = time.monotonic(), database.require()
     if described(dataset, column) is not None:
         fold(database, column)
     else:
         kind = _kind(dataset, column)
         again(database, lambda current: current.create_scalar_index(column, kind))
-    made = described(latest(database), column)
+    made = described(database.require(), column)
     kind, size = (made.index_type.lower(), made.total_size_bytes or 0) if made else ("none", 0)
     return Small(column, kind, size, round(time.monotonic() - started, 2))
 

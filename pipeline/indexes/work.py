@@ -11,7 +11,7 @@ import lance
 from pipeline.database import Database
 from pipeline.errors import TableError
 from pipeline.index import keep_tuned
-from pipeline.indexes.build import build, described, drop, fold, latest
+from pipeline.indexes.build import build, described, drop, fold
 from pipeline.indexes.kinds import Choice, choose, worth_a_cluster
 from pipeline.indexes.measure import ask, measure, rare
 from pipeline.indexes.report import Indexed, Report, Request
@@ -19,7 +19,6 @@ from pipeline.indexes.scalars import CAPTION, SCALARS, index_scalars
 from pipeline.indexes.tune import recall, tune, widen
 from pipeline.runs import record_work
 from pipeline.schema import EMBEDDING_COLUMNS
-from pipeline.stores.storage import redact
 
 _FEWER = 4  # queries behind a filter, for one without: each takes longer
 
@@ -32,7 +31,7 @@ def index(database: Database, request: Request) -> Report:
         ConfigError: partitions that cannot be.
         ClusterError: Ray's workers were asked for and cannot be had.
     """
-    started, dataset = datetime.now(UTC), latest(database)
+    started, dataset = datetime.now(UTC), database.require()
     _require(database, dataset, request)
     choices = {column: _choice(dataset, column, request) for column in dict.fromkeys(request.columns)}
     small = (SCALARS if request.scalars else ()) + ((CAPTION,) if request.fulltext else ())
@@ -50,7 +49,7 @@ def fold_in(database: Database) -> list[str]:
     Raises:
         TableError: no such table, or it cannot be written.
     """
-    columns = [column for index in latest(database).describe_indices() for column in index.field_names]
+    columns = [column for index in database.require().describe_indices() for column in index.field_names]
     for column in columns:
         fold(database, column)
     return columns
@@ -58,14 +57,14 @@ def fold_in(database: Database) -> list[str]:
 
 def kept_up(database: Database) -> tuple[str, ...]:
     """The vectors that have an index; without any, the first that the table holds."""
-    dataset = latest(database)
+    dataset = database.require()
     stored = [name for name, column in EMBEDDING_COLUMNS.items() if column in dataset.schema.names]
     indexed = [name for name in stored if described(dataset, EMBEDDING_COLUMNS[name]) is not None]
     return tuple(indexed or stored[:1])
 
 
 def _require(database: Database, dataset: lance.LanceDataset, request: Request) -> None:
-    where, known = redact(database.path()), dataset.schema.names
+    where, known = database.shown, dataset.schema.names
     for column in request.columns:
         if EMBEDDING_COLUMNS[column] not in known:
             there = ", ".join(name for name, stored in EMBEDDING_COLUMNS.items() if stored in known)
@@ -92,7 +91,7 @@ def _vectors(database: Database, column: str, choice: Choice | None, request: Re
         fold(database, stored)
     elif choice.kind == "exact":
         drop(database, stored)
-    elif _distributed(request, latest(database).count_rows()):
+    elif _distributed(request, database.require().count_rows()):
         from pipeline.indexes.on_ray import build_on_ray  # Ray, which a small table does without
 
         build_on_ray(database, stored, choice)
@@ -111,7 +110,7 @@ def _distributed(request: Request, rows: int) -> bool:
 
 def _worth(database: Database, column: str, why: str, seconds: float, request: Request) -> Indexed:
     """Measure what is there now, and keep how it is best asked."""
-    dataset = latest(database)
+    dataset = database.require()
     there, asked = described(dataset, EMBEDDING_COLUMNS[column]), ask(dataset, column, request.queries)
     if there is None:
         keep_tuned(database, column, None)

@@ -17,7 +17,6 @@ from pipeline.database import Database, storage_options
 from pipeline.errors import TableError
 from pipeline.retrieval.nearest import KEYS, ROW_ID, SCORE, Ranking, distinct, scan
 from pipeline.retrieval.question import Query
-from pipeline.stores.storage import redact
 
 IN_MEMORY = 200_000  # captions that are indexed for a query: two seconds
 _ROW = "row"
@@ -49,7 +48,7 @@ def matching(database: Database, dataset: lance.LanceDataset, query: Query, dept
         )
     if (rows := dataset.count_rows()) > IN_MEMORY:
         raise TableError(
-            f"{redact(database.path())} has {rows:,} rows and no full-text index, which a search for words in captions "
+            f"{database.shown} has {rows:,} rows and no full-text index, which a search for words in captions "
             f"needs beyond {IN_MEMORY:,}: build one with jobs/build_index.py"
         )
     captions = _indexed(dataset.uri, dataset.version, dataset.get_fragments()[-1].data_files()[0].path)

@@ -8,9 +8,7 @@ import pyarrow as pa
 from datafusion import SessionContext
 
 from pipeline.database import Database
-from pipeline.errors import TableError
 from pipeline.schema import DUPLICATES, REJECTS, RUNS, SHARDS
-from pipeline.stores.storage import redact
 
 SAMPLES = "samples"
 COMPANIONS = {
@@ -36,11 +34,7 @@ class Tables:
         Raises:
             TableError: no such table, version or tag.
         """
-        samples = database.open(version=version)
-        if samples is None:
-            raise TableError(
-                f"there is no table {database.table} in {redact(database.uri)}: embed shards into it first"
-            )
+        samples = database.require(version)
         opened = {name: database.open(name) for name in COMPANIONS}
         return cls(database, samples, {name: dataset for name, dataset in opened.items() if dataset is not None})
 

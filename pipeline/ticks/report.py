@@ -43,7 +43,7 @@ class Reporter:
         if not (ended.code or recovered):
             return
         message: dict[str, Any] = {
-            "table": redact(self.database.path()),
+            "table": self.database.shown,
             "outcome": "failed" if ended.code else "done",
             "exit_code": ended.code,
             "why": redact((mine.why if mine else "") or ended.why) if ended.code else "",

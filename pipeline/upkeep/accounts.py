@@ -14,7 +14,6 @@ import lance
 import pyarrow.compute as pc
 
 from pipeline.database import Database
-from pipeline.errors import TableError
 from pipeline.records import COLUMNS, SLICES_PROPERTY, Outcome, SliceRecord, carried, current_of
 from pipeline.table import Rows
 
@@ -92,7 +91,7 @@ def read_accounts(database: Database) -> Accounts:
     """
     rows = Rows.open(database)
     if rows is None:
-        raise TableError(f"there is no table {database.table} in {database.uri}: embed shards into it first")
+        raise database.missing()
     kept = frozenset(ref["version"] for ref in rows.dataset.version_refs() if ref["version"] <= rows.version)
     log = [(version, record) for version in sorted(kept) for record in _carried(database, rows, version)]
     accounts = _beside(database, rows, log, kept)

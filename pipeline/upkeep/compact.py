@@ -25,7 +25,6 @@ from pipeline.ledger import Ledger
 from pipeline.records import properties
 from pipeline.schema import REJECTS
 from pipeline.stores.retry import patiently
-from pipeline.stores.storage import redact
 from pipeline.upkeep.accounts import Accounts, read_accounts, redeclared
 from pipeline.upkeep.balance import check_rejects
 from pipeline.upkeep.findings import Findings
@@ -103,7 +102,7 @@ def compact(database: Database, limits: Limits) -> Upkeep:
     """
     tables = {suffix: Kept() for suffix in SUFFIXES if database.open(suffix) is not None}
     if "" not in tables:
-        raise TableError(f"there is no table {database.table} in {redact(database.uri)}")
+        raise database.missing()
     _require_quiet(database, limits)
     _absorbed(database)  # or nothing is touched
     if limits.remove_orphans:  # at once, while it is quiet
@@ -131,7 +130,7 @@ def _require_quiet(database: Database, limits: Limits) -> None:
         )
     if limits.remove_orphans and (quiet := quiet_for(database)) < QUIET:
         raise TableError(
-            f"--remove-orphans: a file of {redact(database.path())} was written {max(0, int(quiet.total_seconds()))} s "
+            f"--remove-orphans: a file of {database.shown} was written {max(0, int(quiet.total_seconds()))} s "
             "ago, so somebody may be writing: stop all jobs and wait an hour, or say --nobody-writes"
         )
 
@@ -187,7 +186,7 @@ def _absorbed(database: Database) -> Accounts:
     accounts = read_accounts(database)
     if not accounts.balanced or (accounts.missing and not accounts.behind):
         raise TableError(
-            f"the ledger of {redact(database.path())} contradicts the table, so all is left as it is: run "
+            f"the ledger of {database.shown} contradicts the table, so all is left as it is: run "
             "verify.py --repair first"
         )
     return accounts

@@ -142,7 +142,7 @@ def _build_anew(database: Database) -> list[str]:
                 continue
             if kind not in _BUILT:
                 why = "which may keep what was taken down: drop it first"
-                raise TableError(f"{database.path()}: index {name} is of kind {kind}, {why}")
+                raise TableError(f"{database.shown}: index {name} is of kind {kind}, {why}")
             latest(database).dataset.create_scalar_index(index["fields"][0], _BUILT[kind], name=name, replace=True)
             built.append(name)
     return built

@@ -66,7 +66,7 @@ def values_of(database: Database, order: Order) -> Values:
     """
     rows = Rows.open(database)
     if rows is None:
-        raise TableError(f"there is no table {database.table} in {database.uri}: embed shards into it first")
+        raise database.missing()
     if not order.where.strip():
         return order.values
     check_where(rows.dataset, order.where)

@@ -11,7 +11,6 @@ import pytest
 import pipeline.upkeep.accounts
 from pipeline.database import Database
 from pipeline.errors import TableError
-from pipeline.indexes import build as building
 from pipeline.indexes.build import build, described, fold
 from pipeline.indexes.kinds import choose
 from pipeline.indexes.report import Request
@@ -99,28 +98,28 @@ def test_every_kind_answers_the_same_after_a_compaction_of_rows_in_it(tmp_path: 
     assert described(lake.dataset(), "image_embedding").num_rows_indexed == 1000
 
 
-def compacting(monkeypatch: pytest.MonkeyPatch, database: Database, times: int) -> list[lance.LanceDataset]:
-    """Let a compaction come between whenever the table is opened to be indexed, so many times."""
-    opened: list[lance.LanceDataset] = []
-    real = building.latest
+def compacting(monkeypatch: pytest.MonkeyPatch, database: Database, times: range) -> list[int]:
+    """Let a compaction come between at these times that the table is opened; returns the rows each time had."""
+    opened: list[int] = []
+    real = Database.require
 
-    def latest(asked: Database) -> lance.LanceDataset:
+    def require(asked: Database) -> lance.LanceDataset:
         dataset = real(asked)
-        if len(opened) < times:
-            opened.append(dataset)
-            dataset.delete(f"caption = 'a thing number {len(opened)}'")
+        opened.append(dataset.count_rows())
+        if len(opened) in times:
+            lance.dataset(database.path()).delete(f"caption = 'a thing number {len(opened)}'")
             lance.dataset(database.path()).optimize.compact_files(materialize_deletions_threshold=0.0)
         return dataset
 
-    monkeypatch.setattr(building, "latest", latest)
+    monkeypatch.setattr(Database, "require", require)
     return opened
 
 
 def test_build_that_a_compaction_came_between_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = VectorLake(tmp_path).add(200, 1).add(200, 2)
-    opened = compacting(monkeypatch, lake.database, 1)
+    opened = compacting(monkeypatch, lake.database, range(2, 3))
     build(lake.database, "image_embedding", choose("ivf_sq", 4, 800, 32))
-    assert len(opened) == 1
+    assert opened == [800, 800, 798]  # to learn from, to index, to index again
     assert described(lake.dataset(), "image_embedding").num_rows_indexed == lake.dataset().count_rows() == 798
 
 
@@ -128,8 +127,9 @@ def test_fold_that_a_compaction_came_between_is_done_again(tmp_path: Path, monke
     lake = VectorLake(tmp_path).add(200, 1).add(200, 2)
     build(lake.database, "image_embedding", choose("ivf_sq", 4, 800, 32))
     lake.add(50, 3)
-    compacting(monkeypatch, lake.database, 1)
+    opened = compacting(monkeypatch, lake.database, range(1, 2))
     fold(lake.database, "image_embedding")
+    assert opened == [900, 897]
     assert described(lake.dataset(), "image_embedding").num_rows_indexed == lake.dataset().count_rows()
 
 
@@ -137,6 +137,7 @@ def test_build_that_compactions_always_come_between_gives_up_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = VectorLake(tmp_path).add(200, 1).add(200, 2)
-    compacting(monkeypatch, lake.database, 9)
+    opened = compacting(monkeypatch, lake.database, range(1, 9))
     with pytest.raises(TableError, match=r"cannot index .*: somebody else committed first"):
         build(lake.database, "image_embedding", choose("ivf_sq", 4, 800, 32))
+    assert len(opened) == 1 + 3

@@ -170,7 +170,8 @@ class Committer:
         self._catch_up()
         if left := self._settle(whole):  # never commit again what may be there already
             raise LedgerError(
-                f"{self.table}: version {self.version} does not tell that it holds {left[0].record.slice}"
+                f"{self.table}: version {self.version} does not tell that it holds {left[0].record.slice}, so nothing "
+                "more is committed: look with jobs/verify.py, then run the same command again"
             )
 
     def _counted(self, whole: Whole) -> SliceRecord:

@@ -132,10 +132,7 @@ class Database:
 
     def create(self, suffix: str, schema: pa.Schema) -> lance.LanceDataset:
         """`<table>_<suffix>`, made without rows if it is not there; of several at once, one makes it."""
-        for attempt in patiently(TableError):
-            with attempt:
-                return self._create(suffix, schema)
-        raise AssertionError  # patiently returns, or raises the last error
+        return patiently(TableError)(self._create, suffix, schema)
 
     def _create(self, suffix: str, schema: pa.Schema) -> lance.LanceDataset:
         dataset = self.open(suffix)

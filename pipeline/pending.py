@@ -51,7 +51,7 @@ class Pending:
         fragments: list[str] = []
         rows = 0
         for fragment in whole.fragments:
-            left, gone = _less(self._database, fragment, self._now)
+            left, gone = patiently(TableError)(_less, self._database, fragment, self._now)
             fragments += left
             rows += gone
         masks = [self._now.rejects(table) for table in whole.rejects]
@@ -95,15 +95,12 @@ class Pending:
 
 def _less(database: Database, fragment: str, takedowns: Takedowns) -> tuple[list[str], int]:
     """A fragment that no version holds yet, written again if pairs of it were taken down; and how many."""
-    for attempt in patiently(TableError):
-        with attempt:
-            parts = [takedowns.rows(batch) for batch in _read(database, fragment, list(COLUMNS))]
-            gone = np.concatenate([np.zeros(0, bool), *parts])
-            if not gone.any():
-                return [fragment], 0
-            rows = pa.Table.from_batches(_read(database, fragment)).filter(pa.array(~gone))
-            return (database.write("", rows) if len(rows) else []), int(gone.sum())
-    raise AssertionError  # patiently returns, or raises the last error
+    parts = [takedowns.rows(batch) for batch in _read(database, fragment, list(COLUMNS))]
+    gone = np.concatenate([np.zeros(0, bool), *parts])
+    if not gone.any():
+        return [fragment], 0
+    rows = pa.Table.from_batches(_read(database, fragment)).filter(pa.array(~gone))
+    return (database.write("", rows) if len(rows) else []), int(gone.sum())
 
 
 def _read(database: Database, fragment: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -1,4 +1,4 @@
-"""Text from anywhere -> text that is safe to show: one line, no control characters, not too long."""
+"""Text from anywhere -> text that is safe where it goes: on one line of a terminal or a page, or in SQL."""
 
 import unicodedata
 
@@ -16,6 +16,11 @@ def plain(text: str, longest: int = 300) -> str:
 def shortened(text: str, longest: int) -> str:
     """The text, cut to `longest` characters with an ellipsis at the end if it is longer."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def quoted(text: str) -> str:
+    """An SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _escaped(character: str) -> str:

@@ -31,17 +31,15 @@ def record_run(
     Raises:
         TableError: it cannot be written.
     """
-    row = {
+    told = {
         "run_id": summary.run_id,
         "started": started,
-        "ended": datetime.now(UTC),
         "outcome": summary.outcome,
-        "configuration": redact(config.to_json()),
-        "versions": json.dumps({name: _version(name) for name in _LIBRARIES}),
-        "compute": json.dumps(asdict(placement) if placement else {}),
-        "summary": json.dumps(summary.to_dict()),
+        "configuration": config.to_json(),
+        "compute": asdict(placement) if placement else {},
+        "summary": summary.to_dict(),
     }
-    database.append("runs", pa.Table.from_pylist([row], schema=RUNS))
+    _append(database, told)
 
 
 def record_work(
@@ -57,18 +55,30 @@ def record_work(
     Raises:
         TableError: it cannot be written.
     """
-    row = {
-        "run_id": f"{kind}{_DASH}{uuid.uuid4().hex[:12]}",
+    run_id = f"{kind}{_DASH}{uuid.uuid4().hex[:12]}"
+    told = {
+        "run_id": run_id,
         "started": started,
-        "ended": datetime.now(UTC),
         "outcome": outcome,
-        "configuration": redact(json.dumps(configuration, default=str)),
+        "configuration": json.dumps(configuration, default=str),
+        "compute": {},
+        "summary": summary,
+    }
+    _append(database, told)
+    return run_id
+
+
+def _append(database: Database, told: Mapping[str, Any]) -> None:
+    """A record, with what every one has."""
+    row = {
+        **told,
+        "ended": datetime.now(UTC),
+        "configuration": redact(told["configuration"]),
         "versions": json.dumps({name: _version(name) for name in _LIBRARIES}),
-        "compute": json.dumps({}),
-        "summary": redact(json.dumps(summary, default=str)),
+        "compute": json.dumps(told["compute"]),
+        "summary": redact(json.dumps(told["summary"], default=str)),
     }
     database.append("runs", pa.Table.from_pylist([row], schema=RUNS))
-    return str(row["run_id"])
 
 
 def of_work(run_id: str) -> bool:

@@ -14,6 +14,7 @@ from pipeline.config import Contract, Tagging
 from pipeline.contract import Layout, contract_of, require_columns, require_contract, require_tags
 from pipeline.database import Database, naming
 from pipeline.errors import CommitConflictError, TableError
+from pipeline.plain import quoted
 from pipeline.records import SLICES_PROPERTY, SliceRecord, carried
 from pipeline.removal import Removal
 from pipeline.schema import tagging_of
@@ -143,8 +144,4 @@ def commit(database: Database, base: Rows, layout: Layout, change: Change) -> Ro
 
 def of_shards(dataset: str, shards: Sequence[str]) -> str:
     """An SQL condition for all rows of some shards."""
-    return f"dataset = {_quoted(dataset)} AND shard IN ({', '.join(map(_quoted, shards))})"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return f"dataset = {quoted(dataset)} AND shard IN ({', '.join(map(quoted, shards))})"

@@ -27,15 +27,16 @@ def read_takedowns(database: Database, known: Takedowns | None = None) -> Takedo
     Raises:
         TableError: they cannot be read.
     """
-    for attempt in patiently(TableError):
-        with attempt:
-            dataset = database.open("takedowns")
-            if dataset is None:
-                return Takedowns()
-            if known is not None and known.version == dataset.version:
-                return known
-            return takedowns_of(values_in(database, dataset), dataset.version)
-    raise AssertionError  # patiently returns, or raises the last error
+
+    def read() -> Takedowns:
+        dataset = database.open("takedowns")
+        if dataset is None:
+            return Takedowns()
+        if known is not None and known.version == dataset.version:
+            return known
+        return takedowns_of(values_in(database, dataset), dataset.version)
+
+    return patiently(TableError)(read)
 
 
 def values_in(database: Database, dataset: lance.LanceDataset) -> dict[str, list[str]]:

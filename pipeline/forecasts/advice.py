@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pipeline.config import RunConfig
 from pipeline.forecasts.choice import bytes_of
 from pipeline.forecasts.outlook import Advice, Forecast
-from pipeline.forecasts.report import size
 from pipeline.shards import Slice, gzipped
+from pipeline.terminal import size
 
 _SLOWER = 0.9  # readers that do less than this share of what the actors could
 _LARGE = 2 * 2**30  # bytes of a tar, which one reader reads and a failure reads again

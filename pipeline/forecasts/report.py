@@ -1,36 +1,33 @@
 """A forecast as a person reads it."""
 
-import sys
 from collections.abc import Iterator
 from typing import TextIO
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.forecasts.outlook import Cluster, Forecast
 from pipeline.plain import plain
+from pipeline.terminal import console, size
 from pipeline.watch.progress import duration
 
-_PIPED_WIDTH = 120
 _UNKNOWN = "not known"
 
 
 def show(told: Forecast, stream: TextIO | None = None) -> None:
     """Print it on standard output, or `stream`."""
-    stream = stream or sys.stdout
-    console = Console(file=stream, width=None if stream.isatty() else _PIPED_WIDTH, highlight=False, markup=False)
-    console.print(f"{plain(told.root)} -> {plain(told.table)}")
-    console.print(_counts(told))
+    here = console(stream)
+    here.print(f"{plain(told.root)} -> {plain(told.table)}")
+    here.print(_counts(told))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
     for name, value in lines(told):
         grid.add_row(name, plain(value))
-    console.print(grid)
+    here.print(grid)
     for one in told.advice:
-        console.print(f"! {plain(one.what)}\n  -> {plain(one.do)}")
-    console.print(f"nothing was written; this took {told.took:.0f} s")
+        here.print(f"! {plain(one.what)}\n  -> {plain(one.do)}")
+    here.print(f"nothing was written; this took {told.took:.0f} s")
 
 
 def _counts(told: Forecast) -> Table:
@@ -93,12 +90,3 @@ def _actor(on: Cluster) -> str:
 
 def _per_gpu(on: Cluster) -> str:
     return f", {on.actors_per_gpu} to a GPU" if on.actors_per_gpu else ""
-
-
-def size(count: float) -> str:
-    """Bytes as a person says them."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"

@@ -10,6 +10,7 @@ from pipeline.indexes.kinds import KINDS
 from pipeline.indexes.measure import Measured
 from pipeline.indexes.scalars import Small
 from pipeline.schema import EMBEDDING_COLUMNS
+from pipeline.terminal import size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class Indexed:
         lines = [f"{self.column}: {what}: {self.why}"]
         if self.tuned is not None:
             asked = f"nprobes {self.tuned.nprobes}, refine {self.tuned.refine}"
-            lines.append(f"  built in {self.seconds:.1f} s, {self.bytes / 2**20:.1f} MB; searched with {asked}")
+            lines.append(f"  built in {self.seconds:.1f} s, {size(self.bytes)}; searched with {asked}")
         lines += [f"  {one.line}" for one in self.measured]
         if not self.enough:
             lines.append(f"  too little is found: --min-recall is {least:g}; try another --kind, or more --partitions")

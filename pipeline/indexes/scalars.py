@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.database import Database
 from pipeline.indexes.build import again, described, fold
+from pipeline.terminal import size
 
 SCALARS = ("id", "shard", "sha256", "itc_score", "itm_score", "tags")
 CAPTION = "caption"
@@ -27,7 +28,7 @@ class Small:
     @property
     def line(self) -> str:
         """As a person reads it."""
-        return f"{self.column}: {self.kind}, {self.bytes / 2**20:.1f} MB, {self.seconds:.1f} s"
+        return f"{self.column}: {self.kind}, {size(self.bytes)}, {self.seconds:.1f} s"
 
 
 def index_scalars(database: Database, columns: tuple[str, ...]) -> list[Small]:

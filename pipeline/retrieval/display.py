@@ -1,31 +1,24 @@
 """Hits as a table on a terminal. Captions may hold anything: none of it is taken for markup or control codes."""
 
-import os
-import sys
 from typing import TextIO
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.plain import plain
 from pipeline.retrieval.hits import Hit, Hits
+from pipeline.terminal import console
 
-_PIPED_WIDTH = 140  # where there is no terminal to ask
 _CAPTION = 160
 
 
 def show_hits(hits: Hits, stream: TextIO | None = None) -> None:
     """Print hits on standard output, or `stream`."""
-    stream = stream or sys.stdout
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")  # a terminal that knows only ASCII still gets an answer
-    known = stream.isatty() or "COLUMNS" in os.environ
-    console = Console(file=stream, width=None if known else _PIPED_WIDTH, highlight=False)
+    here = console(stream)
     asked = Text.assemble((plain(hits.title, 120), "bold"), (f"  {plain(hits.detail)}" if hits.detail else "", "dim"))
-    console.print(asked)
-    console.print(hits_table(hits) if len(hits) else Text("no hits"))
+    here.print(asked)
+    here.print(hits_table(hits) if len(hits) else Text("no hits"))
 
 
 def hits_table(hits: Hits) -> Table:

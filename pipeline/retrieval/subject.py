@@ -11,6 +11,7 @@ from pipeline.config import Contract
 from pipeline.decode import Rejected, decode
 from pipeline.embed import Pixels, Preparer, Vectors
 from pipeline.errors import InputError, ShardError
+from pipeline.plain import quoted
 from pipeline.retrieval.question import Query
 from pipeline.schema import EMBEDDING_COLUMNS
 from pipeline.stores.retry import call
@@ -114,8 +115,7 @@ def _square(image: bytes, preparer: Preparer) -> Pixels:
 
 
 def _of_row(row_id: str, column: str, dataset: Any) -> Subject:
-    quoted = row_id.replace("'", "''")
-    rows = dataset.to_table(columns=["sha256", column], filter=f"id = '{quoted}'").to_pylist()
+    rows = dataset.to_table(columns=["sha256", column], filter=f"id = {quoted(row_id)}").to_pylist()
     if not rows:
         raise InputError(f"--like {row_id!r}: the table has no row with this id")
     if rows[0][column] is None:

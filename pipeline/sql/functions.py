@@ -9,6 +9,7 @@ from datafusion.expr import Expr
 
 from pipeline.database import Database
 from pipeline.errors import ConfigError, InputError
+from pipeline.plain import quoted
 from pipeline.query import Query, QueryModel, read_picture, search
 from pipeline.retrieval.hits import FETCH_ERROR, ITM_QUERY, SCORES
 from pipeline.retrieval.nearest import DISTANCE, RELEVANCE, SCORE
@@ -159,10 +160,10 @@ class Call:
     def __str__(self) -> str:
         """As it may be written."""
         words = self.subject if len(self.subject) <= 60 else self.subject[:59] + "…"
-        texts = [_quoted(words), str(self.k)]
+        texts = [quoted(words), str(self.k)]
         if self.where or self.column != "image":
-            texts.append(_quoted(self.where))
-        return f"{self.function.name}({', '.join(texts + ([_quoted(self.column)] if self.column != 'image' else []))})"
+            texts.append(quoted(self.where))
+        return f"{self.function.name}({', '.join(texts + ([quoted(self.column)] if self.column != 'image' else []))})"
 
 
 def searchable(dataset: Any, condition: str) -> bool:
@@ -181,10 +182,6 @@ def _value(function: Function, argument: Expr) -> Any:
             function.name, f"takes its arguments as they are written, not from columns or questions: {function.usage}"
         )
     return argument.python_value().as_py()
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _reason(error: ConfigError) -> str:

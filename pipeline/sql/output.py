@@ -2,14 +2,12 @@
 
 import io
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, TextIO
 
 import pyarrow as pa
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,8 +16,8 @@ from pipeline.exports.flat import Writer, write_csv, write_json_lines, write_par
 from pipeline.exports.output import whole_file
 from pipeline.plain import plain
 from pipeline.sql.answers import Batches
+from pipeline.terminal import console
 
-_PIPED_WIDTH = 140  # where there is no terminal to ask
 _SHOWN = 1000  # rows that a person is shown
 _CELL = 160  # characters
 _LINE = 1000  # of a text with several
@@ -59,10 +57,7 @@ def write_rows(batches: Batches, format_: str, output: str | None) -> int:
 
 def show(batches: Iterable[pa.RecordBatch], schema: pa.Schema, stream: TextIO) -> int:
     """Print rows as a table for people; nothing in them is taken for markup or control codes."""
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")  # a terminal that knows only ASCII still gets an answer
-    known = stream.isatty() or "COLUMNS" in os.environ
-    console = Console(file=stream, width=None if known else _PIPED_WIDTH, highlight=False)
+    here = console(stream)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for field in schema:
         numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
@@ -74,9 +69,9 @@ def show(batches: Iterable[pa.RecordBatch], schema: pa.Schema, stream: TextIO) -
             break
         table.add_row(*(Text(_cell(value)) for value in row))
     if count:
-        console.print(table)
+        here.print(table)
     more = f"more than {_SHOWN} rows: --format csv, jsonl or parquet gives all" if count > _SHOWN else ""
-    console.print(Text(more or ("1 row" if count == 1 else f"{count} rows" if count else "no rows"), "dim"))
+    here.print(Text(more or ("1 row" if count == 1 else f"{count} rows" if count else "no rows"), "dim"))
     return min(count, _SHOWN)
 
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipeline.plain import quoted
+
 COMPARED = {"=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}  # and read from the right
 INT32, INT64, FLOAT32, FLOAT64 = "int32", "int64", "float", "double"  # as Arrow calls them
 NUMBERS = (INT32, INT64, FLOAT32, FLOAT64)
@@ -61,7 +63,7 @@ def literal_part(scalar: pa.Scalar) -> Part:
     if value is None:
         return Part("NULL", NULL)
     if kind == TEXT:
-        return Part("'" + value.replace("'", "''") + "'", TEXT, value)
+        return Part(quoted(value), TEXT, value)
     if kind == TRUTH:
         return Part(str(value).lower(), TRUTH, value)
     if kind not in NUMBERS or not math.isfinite(value):

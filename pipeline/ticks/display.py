@@ -1,7 +1,5 @@
 """The state of a lake as tables on a terminal. Names and errors may hold anything: none of it is taken for markup."""
 
-import os
-import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -13,36 +11,34 @@ from rich.text import Text
 
 from pipeline.plain import plain
 from pipeline.status import Status
+from pipeline.terminal import console
 from pipeline.versions import ranges
 from pipeline.watch.progress import duration
 
-_PIPED_WIDTH = 140  # where there is no terminal to ask
 _TEXT = 300
 
 
 def show_status(status: Status) -> None:
     """Print it on standard output."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # it is a file or a terminal
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(width=None if known else _PIPED_WIDTH, highlight=False)
-    _facts(console, status)
+    here = console()
+    _facts(here, status)
     ticks = ([_when(t["started"]), t["outcome"], duration(t["seconds"]), t["live"], t["why"]] for t in status.ticks)
-    _table(console, ["tick (UTC)", "outcome", "took", "live", "why"], ticks)
+    _table(here, ["tick (UTC)", "outcome", "took", "live", "why"], ticks)
     runs = (
         [_when(r["started"]), r["outcome"], r["rows"], r["rejects"], f"{r['pairs_per_second'] or 0:.1f}", r["run_id"]]
         for r in status.runs
     )
-    _table(console, ["run (UTC)", "outcome", "rows", "rejects", "pairs/s", "id"], runs)
+    _table(here, ["run (UTC)", "outcome", "rows", "rejects", "pairs/s", "id"], runs)
     indexes = (
         [i.column, i.kind, i.indexed, i.left, ", ".join(f"{s} {r:.3f}" for s, r in i.recall.items())]
         for i in status.indexes
     )
-    _table(console, ["index", "kind", "rows in it", "not yet", "recall@10"], indexes)
-    _table(console, ["rejected for", "pairs"], status.rejects.items())
-    _table(console, ["quarantined", "error"], status.quarantined.items())
+    _table(here, ["index", "kind", "rows in it", "not yet", "recall@10"], indexes)
+    _table(here, ["rejected for", "pairs"], status.rejects.items())
+    _table(here, ["quarantined", "error"], status.quarantined.items())
 
 
-def _facts(console: Console, status: Status) -> None:
+def _facts(here: Console, status: Status) -> None:
     live = status.tags.get("live")
     at = f"live is version {live}, {status.live_rows:,} rows" if live is not None else "no tag live"
     others = ", ".join(f"{name} {version}" for name, version in sorted(status.tags.items()) if name != "live")
@@ -54,10 +50,10 @@ def _facts(console: Console, status: Status) -> None:
         "next tick": f"{_when(status.next)} UTC, by {status.cron}" if status.next else "no cron line is known",
     }
     for name, text in facts.items():
-        console.print(Text.assemble((f"{name:10}", "bold"), plain(text, _TEXT)), soft_wrap=True)
+        here.print(Text.assemble((f"{name:10}", "bold"), plain(text, _TEXT)), soft_wrap=True)
 
 
-def _table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _table(here: Console, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Nothing if there are no rows."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown = [*rows]
@@ -67,7 +63,7 @@ def _table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[Any
     for row in shown:
         table.add_row(*(Text(_cell(value)) for value in row))
     if shown:
-        console.print(table)
+        here.print(table)
 
 
 def _cell(value: Any) -> str:

@@ -27,7 +27,7 @@ from bench.searching import DEPTH, WANTED, Cost, Figure, enough, faiss_search, f
 from bench.vectors import WIDTH, Maker, make_table
 from bench.words import answers, text_tower
 from pipeline.database import Database
-from pipeline.indexes.build import build, latest
+from pipeline.indexes.build import build
 from pipeline.indexes.exact import Best, exact
 from pipeline.indexes.kinds import choose
 from pipeline.indexes.report import Indexed, Request
@@ -74,7 +74,7 @@ class Queries:
     @classmethod
     def draw(cls, database: Database, maker: Maker, count: int) -> "Queries":
         """Fresh ones, which no index was tuned on."""
-        dataset, column = latest(database), "image_embedding"
+        dataset, column = database.require(), "image_embedding"
         pictures, words, none = maker.pictures(count), maker.words(count).astype(np.float32), [None] * count
         found = [exact(dataset, column, some, none, DEPTH) for some in (pictures, words)]
         return cls(pictures, words, *found, exact(dataset, column, pictures, none, DEPTH, FILTER))

@@ -35,7 +35,6 @@ from pipeline.retrieval.question import Query
 from pipeline.retrieval.rerank import marked, rerank
 from pipeline.retrieval.subject import subject
 from pipeline.roots import source_roots
-from pipeline.stores.storage import redact
 
 
 @lru_cache(maxsize=4)
@@ -177,7 +176,7 @@ class ITMReranker(Reranker):  # type: ignore[misc]  # lancedb is not typed
         made = json.loads(metadata.get(PLACE_KEY, b"{}"))
         database = Database(self._db or made.get("db", ""), self._table or made.get("table", "laion"))
         if not database.uri or database.open() is None:
-            where = f"not at {redact(database.path())}" if database.uri else "nowhere that the table tells"
+            where = f"not at {database.shown}" if database.uri else "nowhere that the table tells"
             raise TableError(
                 f"the pictures are found through the table's database, which is {where}: give ITMReranker(db, table)"
             )

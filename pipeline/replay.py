@@ -17,7 +17,6 @@ from pipeline.plan import identity
 from pipeline.records import SliceRecord
 from pipeline.schema import EMBEDDING_COLUMNS, tagging_of
 from pipeline.shards import Listing, Slice, cut
-from pipeline.table import latest
 from pipeline.work import Attempts, Work
 
 WORTH_IT = tuple(reason for reason in RejectReason if reason != RejectReason.NOT_DOWNLOADED)
@@ -47,7 +46,7 @@ def as_embedded(write: WriteConfig, embed: EmbedConfig, max_pixels: int) -> tupl
         InputError: it holds no such dataset.
     """
     database = Database(write.db, write.table)
-    schema = latest(database).schema
+    schema = database.require().schema
     ledger = Ledger(database, write.dataset_name)
     if ledger.root is None or ledger.read_as is None:
         raise InputError(f"{database.shown} holds no dataset {write.dataset_name!r}: name one with --dataset")

@@ -112,8 +112,7 @@ def latest(database: Database) -> Rows:
     rows = Rows.open(database)
     if rows is None:
         raise TableError(
-            f"{database.shown} was removed while this run uses it: nothing can be committed to it; end what removes "
-            "it, and run the same command"
+            f"{database.shown} was removed while it was in use: end what removes it, and run the same command"
         )
     return rows
 

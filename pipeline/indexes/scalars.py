@@ -48,8 +48,8 @@ def _index(database: Database, column: str) -> Small:
         kind = _kind(dataset, column)
         again(database, lambda current: current.create_scalar_index(column, kind))
     made = described(database.require(), column)
-    kind, size = (made.index_type.lower(), made.total_size_bytes or 0) if made else ("none", 0)
-    return Small(column, kind, size, round(time.monotonic() - started, 2))
+    kind, held = (made.index_type.lower(), made.total_size_bytes or 0) if made else ("none", 0)
+    return Small(column, kind, held, round(time.monotonic() - started, 2))
 
 
 def _kind(dataset: lance.LanceDataset, column: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.database import Database, storage_options
-from pipeline.indexes.build import described, latest
+from pipeline.indexes.build import described
 from pipeline.indexes.report import Request
 from pipeline.indexes.work import index
 from pipeline.retrieval.nearest import nearest
@@ -30,6 +30,6 @@ def test_indexes_on_s3_are_built_and_folded(database: Database, tmp_path: Path) 
     assert index(database, Request(kind="ivf_rq", partitions=4, queries=5)).enough
     lance.write_dataset(lake.dataset().to_table(limit=4), database.path(), mode="append", storage_options=options)
     assert index(database, Request(optimize=True, queries=5)).enough
-    assert described(latest(database), "image_embedding").num_rows_indexed == 604
-    best = nearest(latest(database), lake.images[7].astype(np.float32), Query("-"), 1)
+    assert described(database.require(), "image_embedding").num_rows_indexed == 604
+    best = nearest(database.require(), lake.images[7].astype(np.float32), Query("-"), 1)
     assert best["sha256"].to_pylist() == [lake.names[7]]

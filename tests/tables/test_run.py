@@ -416,6 +416,11 @@ def test_replay_keeps_the_tags_that_the_table_has(start: Callable[..., Summary],
     assert [len(r["tags"]) for r in rows(tmp_path)] == [2, 2, 2]
 
 
+def test_replay_of_a_table_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"there is no table laion in .*lake: embed shards into it first"):
+        as_embedded(WriteConfig(str(tmp_path / "lake")), EmbedConfig(), 10**6)
+
+
 def test_run_takes_the_data_where_it_moved_to_and_refuses_a_root_of_other_shards(
     start: Callable[..., Summary], shards: Path, tmp_path: Path
 ) -> None:

@@ -78,10 +78,11 @@ def find_duplicates(database: Database, threshold: float, *, exact: bool = False
     """
     if not 0 < threshold <= 1:
         raise ConfigError(f"--threshold {threshold:g} is not valid: allowed is a cosine, above 0 and up to 1")
-    started, dataset = datetime.now(UTC), database.open()
-    if dataset is None or _COLUMN not in dataset.schema.names:
-        why = f"no {_COLUMN}" if dataset is not None else "no such table"
-        raise TableError(f"{database.shown}: there is {why}: embed shards into it first")
+    started, dataset = datetime.now(UTC), database.require()
+    if _COLUMN not in dataset.schema.names:
+        raise TableError(
+            f"{database.shown} holds no {_COLUMN}, by which pictures are compared: embed with image in --vectors"
+        )
     with naming("compare the pictures of", database.path()):
         rows = _rows(dataset)
         centres = None if exact or len(rows.first) < EXACT_BELOW else _centres(dataset)

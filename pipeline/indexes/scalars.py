@@ -37,7 +37,8 @@ def index_scalars(database: Database, columns: tuple[str, ...]) -> list[Small]:
     Raises:
         TableError: one cannot be read or written.
     """
-    return [_index(database, name) for name in columns if name in database.require().schema.names]
+    known = database.require().schema.names
+    return [_index(database, name) for name in columns if name in known]
 
 
 def _index(database: Database, column: str) -> Small:

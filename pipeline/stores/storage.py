@@ -22,7 +22,8 @@ READ_TIMEOUT = 15  # seconds without a byte
 TRIES = 4  # of one request, within the S3 client, so that a listing of many pages need not begin again for each
 _USER_INFO = re.compile(r"://[^/\s@:]+:(?!\d+/)\S*@")  # a secret may hold slashes; a port is digits and a slash
 _SECRETS = re.compile(
-    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?i:(\bsig|signature|credential|token|secret|password|key)=)(?:[^&\s\"'\\]|\\(?!\\*[\"']))+"
+    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?i:(\bsig|signature|credential|token|secret|password|key)=)"
+    r"(?:[^&\s\"'\\]|\\(?!\\*[\"']))+"  # up to a quote and the backslashes before it: it may stand in JSON
 )
 _CAUSES = {
     "FileNotFoundError": "gone, or never there: no such file",

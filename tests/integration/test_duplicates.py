@@ -4,6 +4,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -158,8 +159,15 @@ def test_a_threshold_that_is_no_cosine_is_refused(tmp_path: Path, threshold: flo
 
 
 def test_without_a_table_it_says_so(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="there is no such table"):
+    with pytest.raises(TableError, match=r"there is no table laion in .*: embed shards into it first"):
         find_duplicates(Database(str(tmp_path), "laion"), 0.9)
+
+
+def test_a_table_without_image_vectors_says_what_to_do(tmp_path: Path) -> None:
+    database = Database(str(tmp_path), "laion")
+    lance.write_dataset(pa.table({"id": ["a"]}), database.path())
+    with pytest.raises(TableError, match=r"laion.lance holds no image_embedding, .*: embed with image in --vectors"):
+        find_duplicates(database, 0.9)
 
 
 def test_copies_are_found_whatever_their_vectors_and_a_takedown_removes_them_from_the_list(tmp_path: Path) -> None:

@@ -4,23 +4,26 @@ DataFusion works in a thread of its own, so that whoever waits for it can stop w
 Memory is what its joins, sorts and groups hold, and the answer; it writes nothing to disk.
 """
 
-import asyncio
+import ctypes
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitedError
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
+from datafusion import DataFrame, RecordBatch
 
 from pipeline.errors import ConfigError, LimitError
 
 GIB = 1 << 30
 _STACK = 64 << 20  # bytes: DataFusion plans long chains of operators by recursion
-_ENDING = 1.0  # seconds that a cancelled statement gets to end
+_ENDING = 3.0  # seconds that a cancelled statement gets to end
 
 T = TypeVar("T")
 
@@ -47,17 +50,36 @@ class Limits:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Work for the statement's thread, and what comes of it."""
+
+    work: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+
+    def answer(self) -> None:
+        try:
+            self.future.set_result(self.work())
+        except SystemExit:  # told to end: nobody waits, and a kept traceback would keep DataFusion at work
+            raise
+        except BaseException as error:  # noqa: BLE001 - a panic in DataFusion too; raised where it was asked for
+            self.future.set_exception(error)
+
+
 class Timed:
     """Runs what belongs to one statement until its time is over."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._end = time.monotonic() + limits.seconds
-        self._loop = asyncio.new_event_loop()
+        self._asked = SimpleQueue[_Asked | None]()
+        self._last = Future[Any]()
+        self._last.set_result(None)
+        self._stream: Iterator[RecordBatch] = iter(())
         before = threading.stack_size(_STACK)
         try:
             # A statement that cannot be cancelled must not keep the process alive.
-            self._thread = threading.Thread(target=self._loop.run_forever, name="sql", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="sql", daemon=True)
             self._thread.start()
         finally:
             threading.stack_size(before)
@@ -66,17 +88,18 @@ class Timed:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        asyncio.run_coroutine_threadsafe(self._end_all(), self._loop)
+        self._asked.put(None)
+        if not self._last.done():
+            # DataFusion looks every second whether something was raised in the thread that waits for it.
+            thread, ending = ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(SystemExit)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ending)
+        self._stream = iter(())  # whoever keeps the error keeps this, and a stream works until it is let go
         self._thread.join(_ENDING)
-        if not self._thread.is_alive():
-            self._loop.close()
 
-    async def _end_all(self) -> None:
-        rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
-        self._loop.stop()
+    def _work(self) -> None:
+        with suppress(SystemExit):
+            while asked := self._asked.get():
+                asked.answer()
 
     def check(self) -> None:
         """End the statement here if its time is over."""
@@ -85,34 +108,26 @@ class Timed:
 
     def run(self, work: Callable[[], T]) -> T:
         """What `work` returns, if it does so in time."""
-
-        async def called() -> T:
-            return work()
-
-        return self._wait(called())
-
-    def batches(self, frame: Any) -> Iterator[pa.RecordBatch]:
-        """What a DataFusion frame gives, batch by batch."""
-        stream = self.run(frame.execute_stream)
-        while True:
-            try:
-                yield self._wait(stream.__anext__()).to_pyarrow()
-            except StopAsyncIteration:
-                return
-
-    def _wait(self, work: Awaitable[T]) -> T:
-        async def awaited() -> T:
-            return await work
-
-        future: Future[T] = asyncio.run_coroutine_threadsafe(awaited(), self._loop)
+        asked = _Asked(work)
+        self._last = asked.future
+        self._asked.put(asked)
         try:
-            return future.result(max(0.0, self._end - time.monotonic()))
+            return cast(T, asked.future.result(max(0.0, self._end - time.monotonic())))
         except WaitedError:
-            if future.done():
+            if asked.future.done():
                 raise  # of the work's own
             raise self._too_long from None
-        finally:
-            future.cancel()
+
+    def batches(self, frame: DataFrame) -> Iterator[pa.RecordBatch]:
+        """What a DataFusion frame gives, batch by batch."""
+        # Not as an async iterator: threads of DataFusion's own would then call Python, and one that does while the
+        # process ends aborts it.
+        self._stream = self.run(frame.execute_stream)
+        while batch := self.run(self._next):
+            yield batch.to_pyarrow()
+
+    def _next(self) -> RecordBatch | None:
+        return next(self._stream, None)
 
     @property
     def _too_long(self) -> LimitError:

@@ -1,6 +1,8 @@
 """A statement's time and memory: what passes them is ended, and nothing of it goes on."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 
@@ -26,6 +28,19 @@ GREEDY = (
     "SELECT array_agg(a.sha256 || b.sha256) FROM samples a, samples b",
     "SELECT a.caption, b.caption FROM samples a, samples b",
 )
+
+MANY_ENDS = """
+import os
+from datafusion import SessionContext
+from pipeline.sql.limits import Limits, Timed
+
+for _ in range(60):
+    if os.fork() == 0:  # a process that asks, and ends as any does
+        with Timed(Limits()) as timed:
+            assert sum(batch.num_rows for batch in timed.batches(SessionContext().sql("SELECT 1"))) == 1
+        raise SystemExit(3)
+print(*sorted({os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(60)}))
+"""
 
 
 @pytest.mark.parametrize("statement", ENDLESS)
@@ -114,3 +129,9 @@ def test_sql_writes_nothing_to_disk(
     monkeypatch.setenv("TMPDIR", str(folder))
     assert len(sql(wide, "SELECT a.id FROM samples a, samples b ORDER BY a.caption || b.caption")) == 1_000_000
     assert list(folder.iterdir()) == []
+
+
+def test_processes_that_have_asked_end_with_their_own_code() -> None:
+    # One in ten was aborted (-6, -11) while DataFusion's threads called Python.
+    ended = subprocess.run([sys.executable, "-c", MANY_ENDS], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "3\n", "")

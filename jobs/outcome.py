@@ -15,7 +15,7 @@ from pipeline.forecasts.outlook import Forecast
 from pipeline.forecasts.report import show
 from pipeline.stores.storage import redact
 from pipeline.summary import Summary
-from pipeline.watch.interrupts import leave
+from pipeline.watch.interrupts import end, leave
 from pipeline.watch.log import JsonLines
 
 Options = TypeVar("Options")
@@ -48,7 +48,7 @@ def finish(options: type[Options], main: Callable[[Options], int], description: 
         if ended.code != signal.SIGTERM:
             raise
         code = 143
-    sys.exit(code)
+    end(code)
 
 
 class _Stop:

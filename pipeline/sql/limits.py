@@ -60,7 +60,8 @@ class _Asked:
     def answer(self) -> None:
         try:
             self.future.set_result(self.work())
-        except SystemExit:  # told to end: nobody waits, and a kept traceback would keep DataFusion at work
+        except SystemExit:  # told to end; kept, its traceback would keep DataFusion at work
+            self.future.cancel()
             raise
         except BaseException as error:  # noqa: BLE001 - a panic in DataFusion too; raised where it was asked for
             self.future.set_exception(error)
@@ -88,12 +89,12 @@ class Timed:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._asked.put(None)
         if not self._last.done():
             # DataFusion looks every second whether something was raised in the thread that waits for it.
             thread, ending = ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(SystemExit)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ending)
-        self._stream = iter(())  # whoever keeps the error keeps this, and a stream works until it is let go
+        self._asked.put(None)
+        self._stream = iter(())  # it works until it is let go, and whoever keeps the error keeps this
         self._thread.join(_ENDING)
 
     def _work(self) -> None:
@@ -114,14 +115,14 @@ class Timed:
         try:
             return cast(T, asked.future.result(max(0.0, self._end - time.monotonic())))
         except WaitedError:
-            if asked.future.done():
-                raise  # of the work's own
-            raise self._too_long from None
+            if not asked.future.done():
+                raise self._too_long from None
+            return cast(T, asked.future.result())  # it came at the last moment, or the error is of the work's own
 
     def batches(self, frame: DataFrame) -> Iterator[pa.RecordBatch]:
         """What a DataFusion frame gives, batch by batch."""
-        # Not as an async iterator: threads of DataFusion's own would then call Python, and one that does while the
-        # process ends aborts it.
+        # Not as an async iterator: each batch would be handed over by a thread of DataFusion's own, which calls Python
+        # for it, and one that does while the process ends aborts it.
         self._stream = self.run(frame.execute_stream)
         while batch := self.run(self._next):
             yield batch.to_pyarrow()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from jobs import outcome
 from tests.conftest import REPOSITORY
 
 
@@ -32,6 +33,7 @@ def typed(script: str, *arguments: str) -> Done:
     path = str(REPOSITORY / "jobs" / f"{script}.py")
     with pytest.MonkeyPatch.context() as here, redirect_stdout(out), redirect_stderr(err):
         here.setattr(sys, "argv", [path, *arguments])
+        here.setattr(outcome, "end", sys.exit)  # this process goes on
         here.chdir(REPOSITORY)
         try:
             with pytest.raises(SystemExit) as ended:

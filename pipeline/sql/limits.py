@@ -14,12 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pyarrow as pa
-from datafusion import DataFrame, RecordBatch
 
 from pipeline.errors import ConfigError, LimitError
+
+if TYPE_CHECKING:
+    from datafusion import DataFrame, RecordBatch
 
 GIB = 1 << 30
 _STACK = 64 << 20  # bytes: DataFusion plans long chains of operators by recursion
@@ -119,7 +121,7 @@ class Timed:
                 raise self._too_long from None
             return cast(T, asked.future.result())  # it came at the last moment, or the error is of the work's own
 
-    def batches(self, frame: DataFrame) -> Iterator[pa.RecordBatch]:
+    def batches(self, frame: "DataFrame") -> Iterator[pa.RecordBatch]:
         """What a DataFusion frame gives, batch by batch."""
         # Not as an async iterator: each batch would be handed over by a thread of DataFusion's own, which calls Python
         # for it, and one that does while the process ends aborts it.
@@ -127,7 +129,7 @@ class Timed:
         while batch := self.run(self._next):
             yield batch.to_pyarrow()
 
-    def _next(self) -> RecordBatch | None:
+    def _next(self) -> "RecordBatch | None":
         return next(self._stream, None)
 
     @property

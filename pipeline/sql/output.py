@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, OutputError
 from pipeline.exports.flat import Writer, write_csv, write_json_lines, write_parquet
 from pipeline.exports.output import whole_file
 from pipeline.plain import plain
@@ -50,9 +52,16 @@ def write_rows(batches: Batches, format_: str, output: str | None) -> int:
     if output is not None:
         with whole_file(output) as file:
             return FORMATS[format_](file, batches.schema, batches)
-    if format_ == "table":
-        return show(batches, batches.schema, sys.stdout)
-    return FORMATS[format_](sys.stdout.buffer, batches.schema, batches)
+    try:
+        if format_ == "table":
+            return show(batches, batches.schema, sys.stdout)
+        return FORMATS[format_](sys.stdout.buffer, batches.schema, batches)
+    except OSError as error:
+        if error.errno is None:  # Lance's, of what is read
+            raise
+        with Path(os.devnull).open("wb") as nothing:  # for what is in buffers
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def show(batches: Iterable[pa.RecordBatch], schema: pa.Schema, stream: TextIO) -> int:

@@ -55,11 +55,13 @@ def end(code: int) -> NoReturn:
     """
     atexit._run_exitfuncs()  # Ray's shutdown, temporary files
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if not stream.closed:
+                stream.flush()
     except OSError as error:  # a pipe that nobody reads any more, a full disk
-        os.write(2, f"error: standard output cannot be written: {error.strerror}\n".encode())
-        code = code or 1
+        if code == 0:  # else it is said, or something else is
+            os.write(2, f"error: standard output cannot be written: {error.strerror}\n".encode())
+            code = 1
     os._exit(code)
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,24 @@ def test_output_refuses_what_cannot_be_written_before_anything_is_asked() -> Non
     with pytest.raises(ConfigError, match="name a file with --output"):
         check_format("parquet", None)
     check_format("parquet", "a")
+
+
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+def test_output_that_nobody_reads_any_more_or_that_is_full_is_named(
+    wide: FakeLake, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    for place, why in ((writes, "Broken pipe"), ("/dev/full", "No space left on device")):
+        statement = Statement("SELECT id, caption FROM samples")
+        told = f"standard output cannot be written: {why}"
+        with open(place, "w", encoding="utf-8") as file, monkeypatch.context() as here:  # noqa: PTH123 - a number too
+            here.setattr("sys.stdout", file)
+            with (
+                pytest.raises(OutputError, match=told),
+                reading(wide.database, statement, lambda: wide.model) as batches,
+            ):
+                write_rows(batches, format_, None)
 
 
 def test_output_for_people_shows_times_that_python_does_not_know(

@@ -44,10 +44,10 @@ def finish(options: type[Options], main: Callable[[Options], int], description: 
         say("interrupted; what was committed stays, the same command goes on from there", log)
         code = 130
     except SystemExit as ended:
-        # While Ray starts, SIGTERM is answered by Ray's own handler, with the bare number of the signal.
-        if ended.code != signal.SIGTERM:
+        if not isinstance(ended.code, int):
             raise
-        code = 143
+        # While Ray starts, SIGTERM is answered by Ray's own handler, with the bare number of the signal.
+        code = 143 if ended.code == signal.SIGTERM else ended.code
     end(code)
 
 

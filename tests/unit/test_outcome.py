@@ -118,7 +118,9 @@ def test_job_terminated_exits_with_143(how: str, monkeypatch: pytest.MonkeyPatch
         os.kill(os.getpid(), signal.SIGTERM)
         return 0
 
-    assert ended(main, monkeypatch) == 143
+    reached = []
+    monkeypatch.setattr(outcome, "end", lambda code: reached.append(code) or sys.exit(code))
+    assert (ended(main, monkeypatch), reached) == (143, [143])
 
 
 class Left(BaseException):
